@@ -1,0 +1,48 @@
+"""Addresses as users write them and as sockets want them.
+
+`PORT` is loopback, `HOST:PORT` anything else.  Everything inside zdfs speaks of "HOST:PORT".  Two
+processes with the same `host_id` share a kernel and a network namespace: there, each server can
+also be reached through an abstract socket of its address's name, which is faster for bulk.
+"""
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+from zdfs.errors import StartError
+
+LOOPBACK = "127.0.0.1"
+
+
+def parse(text: str) -> str:
+    """ "3333" or "host:3333" as "host:port"; StartError when it is neither."""
+    host, colon, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise StartError(f"{text!r} is no address: write PORT (on this machine) or HOST:PORT")
+    if colon and not host:
+        raise StartError(f"{text!r} has no host: write PORT (on this machine) or HOST:PORT")
+    return f"{host or LOOPBACK}:{int(port)}"
+
+
+def short(address: str) -> str:
+    """As a user would write it."""
+    return address.removeprefix(LOOPBACK + ":")
+
+
+def tcp(address: str) -> str:
+    """The ZeroMQ endpoint across the network."""
+    return f"tcp://{address}"
+
+
+def ipc(address: str) -> str:
+    """The ZeroMQ endpoint inside this machine and network namespace."""
+    return f"ipc://@zdfs/{address}"
+
+
+@functools.cache
+def host_id() -> bytes:
+    """Equal for processes that can reach each other's abstract sockets."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    space = os.stat("/proc/self/ns/net").st_ino
+    return hashlib.blake2b(boot + str(space).encode(), digest_size=16).digest()

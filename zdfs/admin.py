@@ -1,0 +1,244 @@
+"""What `zdfs` shows: status and where, as facts (JSON with stable keys) and as text for people."""
+
+import time
+from typing import Any
+
+from zdfs import addresses, blockmap, limits, placement, wire
+from zdfs.calls import Ask, Peer, call, call_all
+from zdfs.ids import BlockNo, Slot
+from zdfs.volume import Volume
+from zdfs.wire import Held, State
+
+POLICY = "all"
+
+
+# --- status ------------------------------------------------------------------------------------
+
+
+async def status(meta: str) -> dict[str, Any]:
+    """All of `zdfs status`, as JSON has it."""
+    found = await call(Peer(meta), wire.GetStatus())
+    return facts(found)
+
+
+def facts(found: wire.Status) -> dict[str, Any]:
+    """A status reply with the keys that scripts rely on."""
+    ports = {s.member.slot: addresses.short(s.member.address) for s in found.servers}
+    blocked = [
+        {
+            "mount": f"{mount.host}:{mount.mount}",
+            "slot": blocked.slot,
+            "address": ports.get(blocked.slot, "?"),
+            "since_s": round(blocked.since_ms / 1000, 1),
+            "writers": blocked.writers,
+        }
+        for mount in found.sessions
+        for blocked in mount.blocked
+    ]
+    return {
+        "cluster": found.cluster.hex(),
+        "note": found.note,
+        "policy": POLICY,
+        "block_size": found.block_bytes,
+        "incarnation": found.incarnation,
+        "writes_blocked": blocked,
+        "servers": [_server(one) for one in found.servers],
+        "mounts": [f"{mount.host}:{mount.mount}" for mount in found.sessions],
+        "events": [
+            {"at_ns": event.at_ns, "kind": event.kind, "text": event.text} for event in found.events
+        ],
+    }
+
+
+def _server(one: wire.ServerStatus) -> dict[str, Any]:
+    member, health = one.member, one.health
+    return {
+        "slot": member.slot,
+        "address": addresses.short(member.address),
+        "state": member.state.name.lower(),
+        "skipped": member.skipped,
+        "free_bytes": health.free_bytes,
+        "total_bytes": health.total_bytes,
+        "used_bytes": health.used_bytes,
+        "blocks": health.blocks,
+        "last_seen_s": None if one.silent_ms > 2**60 else round(one.silent_ms / 1000, 1),
+        "damaged": health.damaged,
+        "repaired": health.repaired,
+        "refused": health.refused,
+        "checksum_engine": health.engine,
+        "rebuild": None if health.rebuild is None else _rebuild(health.rebuild),
+    }
+
+
+def _rebuild(rebuild: wire.Rebuild) -> dict[str, Any]:
+    seconds = rebuild.elapsed_ms / 1000
+    rate = rebuild.done / seconds if seconds > 0 else 0.0
+    left = rebuild.total - rebuild.done
+    return {
+        "done": rebuild.done,
+        "total": rebuild.total,
+        "blocks_per_s": round(rate, 1),
+        "bytes_per_s": round(rebuild.done_bytes / seconds) if seconds > 0 else 0,
+        "eta_s": round(left / rate, 1) if rate else None,
+    }
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def status_text(shown: dict[str, Any], events: int = 8) -> str:
+    """The status for people."""
+    lines = [f"cluster   {shown['cluster'] or 'not founded yet'}"]
+    if shown["note"]:
+        lines.append(f"waiting   {shown['note']}")
+    lines.append(f"policy    {shown['policy']}: a write waits while any server is down")
+    if shown["writes_blocked"]:
+        for one in shown["writes_blocked"]:
+            lines.append(
+                f"blocked   writes on {one['mount']} wait for dataserver {one['address']} "
+                f"for {one['since_s']} s ({one['writers']} programs)"
+            )
+    else:
+        lines.append("writes    go through")
+    lines += ["", f"{'slot':>4}  {'address':<22}{'state':<12}{'free':>10}{'blocks':>10}  last seen"]
+    for server in shown["servers"]:
+        lines += _server_lines(server)
+    recent = shown["events"][-events:]
+    if recent:
+        lines += ["", "events"]
+        for event in recent:
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at_ns"] / 1e9))
+            lines.append(f"  {at}  {event['kind']}: {event['text']}")
+    return "\n".join(lines)
+
+
+def _server_lines(server: dict[str, Any]) -> list[str]:
+    seen = "never" if server["last_seen_s"] is None else f"{server['last_seen_s']} s ago"
+    lines = [
+        f"{server['slot']:>4}  {server['address']:<22}{server['state']:<12}"
+        f"{size(server['free_bytes']):>10}{server['blocks']:>10}  {seen}"
+        + ("  (skipped)" if server["skipped"] else "")
+    ]
+    if server["rebuild"]:
+        job = server["rebuild"]
+        eta = "unknown" if job["eta_s"] is None else f"{job['eta_s']} s"
+        lines.append(
+            f"      rebuilding {job['done']} of {job['total']} blocks, "
+            f"{size(job['bytes_per_s'])}/s, done in {eta}"
+        )
+    if server["damaged"]:
+        lines.append(f"      damage found {server['damaged']}, repaired {server['repaired']}")
+    if "pure" in server["checksum_engine"]:
+        lines.append("      checksums by slow Python: install fastcrc, or crcmod with a compiler")
+    return lines
+
+
+# --- where -------------------------------------------------------------------------------------
+
+STATES = {Held.OK: "ok", Held.MISSING: "missing", Held.NOT_YET: "missing", Held.DAMAGED: "damaged"}
+
+
+async def where(volume: Volume, path: bytes) -> dict[str, Any]:
+    """Which server holds which replica of which block, as the servers say now."""
+    attributes, pages = await volume.where(path)
+    members = volume.contact.map.members
+    wanted: list[tuple[int, wire.Wanted]] = []
+    blocks: list[dict[str, Any]] = []
+    for page in pages:
+        for position, entry in enumerate(blockmap.unpack_page(page.entries)):
+            if entry is None:
+                continue
+            block = BlockNo(page.page * limits.PAGE_BLOCKS + position)
+            name = blockmap.name_of(attributes.ino, block, entry)
+            want = wire.Wanted(name, entry.seal, attributes.epoch, attributes.start, entry.stored)
+            wanted.append((len(blocks), want))
+            blocks.append(
+                {
+                    "block": block,
+                    "version": f"{entry.version.token:x}.{entry.version.sequence}",
+                    "length": entry.visible,
+                    "crc16": entry.seal.crc16,
+                    "crc32c": entry.seal.crc32c,
+                    "replicas": [
+                        {
+                            "replica": replica,
+                            "slot": slot,
+                            "address": addresses.short(members[slot].address),
+                            "state": "down",
+                        }
+                        for replica, slot in enumerate(
+                            placement.slots(attributes.start, block, len(members))
+                        )
+                    ],
+                }
+            )
+    await _check(volume, wanted, blocks)
+    return {
+        "path": path.decode(errors="surrogateescape"),
+        "inode": attributes.ino,
+        "size": attributes.size,
+        "start": attributes.start,
+        "block_size": volume.block_bytes,
+        "blocks": blocks,
+    }
+
+
+async def _check(
+    volume: Volume, wanted: list[tuple[int, wire.Wanted]], blocks: list[dict[str, Any]]
+) -> None:
+    """Fill in what each server says of its replicas."""
+    members = volume.contact.map.members
+    for member in members:
+        slot = Slot(member.slot)
+        mine = [
+            (number, want)
+            for number, want in wanted
+            if slot in placement.slots(want.start, want.name.block, len(members))
+        ]
+        for first in range(0, len(mine), limits.BLOCKS):
+            part = mine[first : first + limits.BLOCKS]
+            check = wire.Check(volume.contact.cluster, tuple(want for _, want in part))
+            patience = limits.TIMEOUT_S / 2 if member.state is State.DOWN else limits.BULK_TIMEOUT_S
+            (answer,) = await call_all([Ask(Peer(member.address), check, patience)])
+            if not isinstance(answer, wire.Checked):
+                break
+            for (number, _), held in zip(part, answer.held):
+                for replica in blocks[number]["replicas"]:
+                    if replica["slot"] == slot:
+                        replica["state"] = STATES[held]
+
+
+def where_text(shown: dict[str, Any]) -> str:
+    """DESIGN 3's table: a row for each server, then what isn't whole."""
+    slots: dict[int, dict[int, list[str]]] = {}
+    names: dict[int, str] = {}
+    for block in shown["blocks"]:
+        for one in block["replicas"]:
+            mark = {"ok": "", "down": "?", "missing": " missing", "damaged": " damaged"}[
+                one["state"]
+            ]
+            cell = slots.setdefault(one["slot"], {}).setdefault(one["replica"], [])
+            cell.append(f"{block['block']}{mark}")
+            names[one["slot"]] = one["address"]
+    lines = [
+        f"{shown['path']}: inode {shown['inode']}, {shown['size']} bytes, "
+        f"{len(shown['blocks'])} blocks of {shown['block_size']}, start slot {shown['start']}"
+    ]
+    for slot in sorted(slots):
+        lines.append(f"slot {slot} ({names[slot]})")
+        for replica in sorted(slots[slot]):
+            lines.append(f"    replica {replica}: block {_ranges(slots[slot][replica])}")
+    if any(one["state"] == "down" for block in shown["blocks"] for one in block["replicas"]):
+        lines.append("?: its server does not answer")
+    return "\n".join(lines)
+
+
+def _ranges(cells: list[str]) -> str:
+    return ", ".join(cells) if len(cells) <= 40 else f"{', '.join(cells[:40])} ... ({len(cells)})"

@@ -1,0 +1,446 @@
+"""The dataserver's store: block versions in a log, and an index of them.
+
+    DIR/lock                       held while a process uses DIR
+    DIR/segment-<number>.log       the truth (`log`)
+    DIR/index/                     where each version stands (`index`); made anew from the log
+    DIR/index.damaged-<n>, DIR/set-aside-<n>, DIR/*.cut-<n>      what could not be trusted, kept
+
+Opening replays the log (`replay`), counts `boot` up and writes the state into a new segment before
+the first word.  A round's appends are written by `end_round` and synced by a thread; the index
+follows with each `checkpoint`.
+
+**Compaction** copies what is live in a mostly dead segment to the end of the log, as records of the
+round underway, each verified.  A segment is deleted only by a checkpoint, when neither the index on
+disk nor the one in memory finds anything in it: so the copies are synced and the index that points
+to them is committed.  A live record whose bytes are bad is not copied and keeps its segment.
+
+**Space** is looked up once a round (at each append when it is scarce), less what that round and
+those being synced may still take, less a reserve for compaction and the index: NoSpace comes before
+anything is stored.
+"""
+
+import errno
+import os
+import random
+from collections import deque
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from zdfs import checksum, disk, limits, replay, schema
+from zdfs.checksum import Buffer, Seal
+from zdfs.disk import log
+from zdfs.errors import Damaged, NoSpace, Posix, StartError, StoreError
+from zdfs.ids import Epoch, Incarnation, Name, Round, Slot
+from zdfs.index import Index
+from zdfs.log import Bad, Files, Log, read_body, segment_numbers, segment_path, walk
+from zdfs.ports import Space
+from zdfs.schema import RECORD_BYTES, DataState, IndexEntry, IndexHead, Position
+from zdfs.wire import Harm
+
+_INDEX_BYTES = 256  # what a change that waits for a checkpoint may cost in LMDB: entry and copies
+_AMPLE_BYTES = 64 * limits.MIB  # with so much room, one look a round is enough
+_SHOWN_BYTES = 16  # before and after a harmed place
+
+_Live = Generator[tuple[Name, IndexEntry, bytes | None], None, None]
+
+
+class LogStore:
+    """`ports.BlockStore` on a directory.
+
+    StartError: in use, another role's, another slot's or a newer release's.
+    """
+
+    def __init__(self, directory: Path, slot: Slot):
+        disk.make_directory(directory)
+        if (directory / "meta").exists():
+            raise StartError(f"{directory}: holds the metaserver's store; give another --store")
+        self._directory = directory
+        self._lock = disk.Lock(directory)
+        try:
+            found = replay.reopen(directory, slot)
+        except (StartError, StoreError, OSError) as error:
+            self._lock.release()
+            text = str(error) if not isinstance(error, OSError) else f"{directory}: {error}"
+            raise StartError(text) from error
+        self._files = Files(directory)
+        self._reserve = disk.share(directory, limits.DATA_RESERVE_BYTES)
+        self._segment_bytes = disk.share(directory, limits.SEGMENT_BYTES)
+        self._pending: dict[Name, Buffer] = {}  # of this round, perhaps not written yet
+        self._unsynced: deque[tuple[Round, int]] = deque()
+        self._room: int | None = None  # for this round, when known
+        self._compacting: tuple[int, _Live] | None = None
+        self._stuck: set[int] = set()  # segments with a live record that can't be copied
+        self._dirty = False
+        self._begin(found, slot)
+
+    def _begin(self, found: replay.Replayed, slot: Slot) -> None:
+        """The first round of this boot: the state, in a new segment, synced."""
+        self._state = found.state or _new_state(slot)
+        self._index: Index = found.index
+        self._boot = found.boot + 1
+        self._opened_round = found.opened
+        self._sealed = {
+            number: segment_path(self._directory, number).stat().st_size
+            for number in segment_numbers(self._directory)
+        }
+        self._log = Log(
+            self._files, self._state.uuid, self._boot, Round(found.last + 1), found.opened
+        )
+        try:
+            self._log.begin_segment(found.next_segment)
+            self._log.append_state(self._state)
+            self._dirty = True
+            self.end_round()
+            self.settle()
+            self.checkpoint()
+        except StoreError as error:
+            self._abandon()
+            raise StartError(f"{self._directory}: can't be written: {error}") from error
+
+    # --- rounds --------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> Round:
+        """The round that a change made now belongs to."""
+        return self._log.round
+
+    @property
+    def dirty(self) -> bool:
+        """Whether that round has any change."""
+        return self._dirty
+
+    @property
+    def synced(self) -> Round:
+        """The newest round on disk with all before it."""
+        return self._log.synced
+
+    def oldest_unsynced_s(self) -> float:
+        """For how long the oldest round has been waiting for its sync; 0.0: none is."""
+        return self._log.syncer.oldest_s()
+
+    def end_round(self) -> None:
+        """Write the round and hand it to the syncing thread.  StoreError: stop."""
+        self._log.check()
+        if not self._dirty:
+            return
+        number, size = self._log.round, self._log.pending_bytes
+        self._log.dirty = True  # drops alone are a round, too
+        self._log.end_round()
+        log_ = self._log
+        position = Position(log_.number, log_.size, number, log_.previous, self._boot)
+        self._index.end_round(IndexHead(self._state, position))
+        self._unsynced.append((number, size))
+        self._pending.clear()
+        self._room = None
+        self._dirty = False
+
+    def fileno(self) -> int | None:
+        """Readable when `synced` moved."""
+        return self._log.syncer.eventfd
+
+    def woken(self) -> None:
+        """Drain `fileno()`.  StoreError: a sync failed, stop."""
+        self._log.syncer.drain()
+        self._log.check()
+
+    def settle(self) -> None:
+        """Wait until every ended round is synced.  StoreError: one failed."""
+        self._log.syncer.wait()
+        self._log.check()
+
+    def close(self) -> None:
+        """Sync what was ended, commit the index, let go.  A round that was not ended is lost."""
+        try:
+            self.settle()
+            self.checkpoint()
+        except StoreError as error:
+            log.error("%s: closed after a failure: %s", self._directory, error)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self._log.close()
+        self._index.close()
+        self._files.close()
+        self._lock.release()
+
+    # --- identity ------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> DataState:
+        """The store's identity and vote."""
+        return self._state
+
+    @property
+    def boot(self) -> int:
+        """How often it was opened."""
+        return self._boot
+
+    @property
+    def opened_round(self) -> Round:
+        """The newest round that survived into this boot."""
+        return self._opened_round
+
+    def set_state(self, state: DataState) -> None:
+        """Replace the state, in this round."""
+        assert state.uuid == self._state.uuid, "a store keeps its uuid"
+        self._touch()
+        self._state = state
+        self._log.append_state(state)
+
+    # --- blocks --------------------------------------------------------------------------------
+
+    def append(self, name: Name, seal: Seal, epoch: Epoch, start: Slot, data: Buffer) -> None:
+        """Store a version in this round.  `data` must not change before the round has ended."""
+        self._append(name, seal, epoch, start, data, self._reserve)
+
+    def find(self, name: Name) -> IndexEntry | None:
+        """Where a version is; None: not here; Damaged: the index can't say."""
+        return self._index.find(name)
+
+    def read(self, name: Name) -> tuple[IndexEntry, Buffer] | None:
+        """A version's bytes, verified; None: not here; Damaged: they are bad."""
+        entry = self._index.find(name)
+        if entry is None:
+            return None
+        data = self._pending.get(name)
+        if data is None:
+            data = self._stored(entry)
+        if checksum.seal(name, data) != (entry.crc16, entry.crc32c):
+            raise Damaged(f"block {name.block} of inode {name.ino} fails its checksum on disk")
+        return entry, data
+
+    def drop(self, names: Sequence[Name]) -> None:
+        """Forget versions, in the index, with this round; durable once `checkpointed`."""
+        if names:
+            self._touch()
+        for name in names:
+            self._index.change(name, None)
+            self._pending.pop(name, None)
+
+    def scan(self, after: Name | None, count: int) -> list[tuple[Name, IndexEntry]]:
+        """The next `count` versions in the order of names."""
+        return self._index.scan(after, count)
+
+    def checkpoint(self) -> None:
+        """Commit the index up to the newest synced round; delete segments that nothing needs."""
+        self._log.check()
+        if self._index.checkpoint(self.synced):
+            self._delete_dead()
+
+    @property
+    def checkpointed(self) -> Round:
+        """Drops made in rounds up to this are durable."""
+        head = self._index.head
+        return Round(0) if head is None else head.position.round
+
+    def space(self) -> Space:
+        """The disk, and what of it may still be stored."""
+        taken = self._log.pending_bytes + self._index.waiting * _INDEX_BYTES
+        free = max(0, self._free() - taken - self._reserve)
+        used = sum(self._index.live.values())
+        return Space(disk.total_bytes(self._directory), free, used, self._index.blocks)
+
+    # --- upkeep --------------------------------------------------------------------------------
+
+    def compact(self, most_bytes: int) -> bool:
+        """Move up to about `most_bytes` of live records out of a mostly dead segment."""
+        if self._compacting is None:
+            victim = self._victim()
+            if victim is None:
+                return False
+            self._compacting = (victim, self._live_records(victim))
+        number, live = self._compacting
+        moved = 0
+        for name, entry, body in live:
+            if body is None:
+                self._stuck.add(number)
+                continue
+            seal = Seal(entry.crc16, entry.crc32c)
+            try:
+                self._append(name, seal, entry.epoch, entry.start, body, reserve=0)
+            except NoSpace:
+                self._stop_compacting()
+                return moved > 0
+            moved += len(body) + RECORD_BYTES
+            if moved >= most_bytes:
+                return True
+        self._stop_compacting()
+        if self._index.live[number]:  # bad bytes: it stays until they are repaired
+            self._stuck.add(number)
+        return True
+
+    def rebuild_index(self) -> None:
+        """Set the index aside and make it anew from the log.  Takes as long as reading the log;
+        versions that were dropped may come back: reconcile after it."""
+        self.end_round()
+        self.settle()
+        self._index.close()
+        self._stop_compacting()
+        self._stuck.clear()
+        index = replay.remake(self._directory)
+        self._index = replay.replay(self._directory, index, self.synced).index
+        self._touch()
+        self._log.append_state(self._state)
+        self.end_round()
+        self.settle()
+        self.checkpoint()
+
+    def harm(self, name: Name, harm: int, seed: int) -> tuple[int, bytes, bytes]:
+        """Damage a version on purpose: offset in the block, bytes there before and after."""
+        entry = self._index.find(name)
+        if entry is None:
+            raise Posix(errno.ENOENT, f"block {name.block} of inode {name.ino} is not here")
+        if harm == Harm.LOSE or not entry.length:
+            self.drop([name])
+            return 0, b"", b""
+        self._log.flush()
+        self._pending.clear()
+        self._room = None
+        before = self._stored(entry)
+        after = damage(before, Harm(harm), seed)
+        fd = os.open(segment_path(self._directory, entry.segment), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, after, entry.offset + RECORD_BYTES)
+        finally:
+            os.close(fd)
+        at = next(at for at, byte in enumerate(before) if byte != after[at])
+        return at, before[at : at + _SHOWN_BYTES], after[at : at + _SHOWN_BYTES]
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _append(
+        self, name: Name, seal: Seal, epoch: Epoch, start: Slot, data: Buffer, reserve: int
+    ) -> None:
+        self._demand(RECORD_BYTES + len(data) + _INDEX_BYTES, reserve)
+        self._touch()
+        offset = self._log.append(schema.KIND_BLOCK, name, seal, epoch, start, data)
+        entry = IndexEntry(self._log.number, offset, len(data), *seal, epoch, start)
+        self._index.change(name, entry)
+        self._pending[name] = data
+
+    def _touch(self) -> None:
+        """There will be a change in this round; a full segment is left at its beginning."""
+        self._log.check()
+        if self._dirty:
+            return
+        self._dirty = True
+        if self._log.size >= self._segment_bytes:
+            self._sealed[self._log.number] = self._log.size
+            self._log.begin_segment(self._log.number + 1)
+            self._log.append_state(self._state)
+
+    def _stored(self, entry: IndexEntry) -> bytes:
+        try:
+            fd = self._files.fd(entry.segment)
+            return os.pread(fd, entry.length, entry.offset + RECORD_BYTES)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EIO):
+                raise
+            raise Damaged(f"segment {entry.segment:x} of the log: {error.strerror}") from error
+
+    def _demand(self, need_bytes: int, reserve: int) -> None:
+        """NoSpace unless so much may be stored."""
+        taken = self._log.pending_bytes + self._index.waiting * _INDEX_BYTES
+        if self._room is None or self._room - taken - reserve < _AMPLE_BYTES:
+            self._room = self._free()
+        if need_bytes <= self._room - taken - reserve:
+            return
+        raise NoSpace(f"{self._directory}: the disk is full")
+
+    def _free(self) -> int:
+        """What disk and map have left, less what is written but perhaps not allocated yet."""
+        while self._unsynced and self._unsynced[0][0] <= self.synced:
+            self._unsynced.popleft()
+        room = min(disk.disk_free(self._directory), self._index.room_bytes())
+        return room - sum(size for _, size in self._unsynced)
+
+    def _victim(self) -> int | None:
+        """The emptiest sealed segment that is less than half live, and can be emptied."""
+        live = self._index.live
+        found = [
+            (live[number] / size, number)
+            for number, size in self._sealed.items()
+            if number not in self._stuck and 0 < live[number] * 2 < size
+        ]
+        return min(found)[1] if found else None
+
+    def _live_records(self, number: int) -> _Live:
+        """What the index still finds in a segment; without its body where that is bad."""
+        salt = schema.record_salt(self._state.uuid, number)
+        fd = os.open(segment_path(self._directory, number), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for found in walk(fd, salt, schema.SEGMENT_HEADER_BYTES, None):
+                if isinstance(found, Bad) or found.header.kind != schema.KIND_BLOCK:
+                    continue
+                name, entry = found.header.name, replay.entry_of(number, found)
+                if self._finds(name, entry):
+                    yield name, entry, read_body(fd, found)
+        finally:
+            os.close(fd)
+
+    def _finds(self, name: Name, entry: IndexEntry) -> bool:
+        try:
+            return self._index.find(name) == entry
+        except Damaged:
+            return False
+
+    def _stop_compacting(self) -> None:
+        if self._compacting is not None:
+            self._compacting[1].close()
+            self._compacting = None
+
+    def _delete_dead(self) -> None:
+        """Delete the segments in which neither index finds anything."""
+        head, index = self._index.head, self._index
+        assert head is not None
+        dead = [
+            number
+            for number in self._sealed
+            if number < head.position.segment
+            and not index.live[number]
+            and not index.stored_live[number]
+        ]
+        for number in dead:
+            if self._compacting is not None and self._compacting[0] == number:
+                self._stop_compacting()
+            self._files.forget(number)
+            segment_path(self._directory, number).unlink()
+            del self._sealed[number]
+            self._stuck.discard(number)
+        if dead:
+            disk.sync_directory(self._directory)
+
+
+def damage(before: bytes, harm: Harm, seed: int) -> bytes:
+    """FLIP: 1 to 8 bits within 16 bytes; TRUNCATE: the second half zeroed (or all ones, where that
+    would change nothing)."""
+    after = bytearray(before)
+    if harm == Harm.TRUNCATE:
+        half = len(before) // 2
+        after[half:] = bytes(len(before) - half)
+        if after == before:
+            after[half:] = b"\xff" * (len(before) - half)
+        return bytes(after)
+    dice = random.Random(seed)
+    first = dice.randrange(len(before)) * 8
+    bits = range(first, min(first + _SHOWN_BYTES * 8, len(before) * 8))
+    for bit in dice.sample(bits, min(len(bits), dice.randint(1, 8))):
+        after[bit // 8] ^= 1 << bit % 8
+    return bytes(after)
+
+
+def _new_state(slot: Slot) -> DataState:
+    return DataState(
+        format=schema.DATA_FORMAT,
+        uuid=os.urandom(16),
+        cluster=b"",
+        slot=slot,
+        life=0,
+        promised=Incarnation(0),
+        served_incarnation=Incarnation(0),
+        served_round=Round(0),
+        reconciled=0,
+        dropped=0,
+        damaged=0,
+        repaired=0,
+    )

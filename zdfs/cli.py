@@ -1,0 +1,386 @@
+"""The four commands: arguments, logging, signals, and everything wired together.
+
+`main` is one of the four seams: what a command can't do is one clear line on stderr and exit status
+1; an unexpected failure says where its traceback is.
+"""
+
+import argparse
+import json
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from zdfs import __version__, addresses, admin, checksum, kernel, limits, starting, wire
+from zdfs.blockstore import LogStore
+from zdfs.broker import Broker
+from zdfs.calls import Peer, call
+from zdfs.corrupt import corrupt as harm_replica
+from zdfs.data import Data
+from zdfs.errors import Failure, StartError, StoreError
+from zdfs.ids import Slot
+from zdfs.ledger import Ledger
+from zdfs.link import Link
+from zdfs.meta import Meta
+from zdfs.mount import Settings
+from zdfs.mount import mount as serve_mount
+from zdfs.store import LmdbStore
+from zdfs.volume import Volume
+
+META = "2222"
+log = logging.getLogger("zdfs")
+
+
+class Parser(argparse.ArgumentParser):
+    """One line about what is wrong; exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it and how to get help."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command; its failures are words for people."""
+    try:
+        return command(arguments)
+    except (StartError, StoreError) as error:
+        log.debug("stopped", exc_info=True)
+        print(f"{name}: {error}", file=sys.stderr)
+    except Failure as error:
+        print(f"{name}: {error.text or os.strerror(error.number)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="ascii")
+    except Exception as error:
+        logging.getLogger("zdfs").exception("unexpected")
+        print(f"{name}: {type(error).__name__}: {error} (a bug: please report it)", file=sys.stderr)
+    return 1
+
+
+def _parser(name: str, text: str) -> Parser:
+    parser = Parser(prog=name, description=text)
+    parser.add_argument("--version", action="version", version=f"{name} {__version__}")
+    return parser
+
+
+def _log_to(path: Path | None) -> None:
+    """Log lines to stderr, or to a file (made with its directory)."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler: logging.Handler = logging.FileHandler(path)
+        except OSError as error:
+            raise StartError(f"can't write the log {path}: {error.strerror}") from error
+    else:
+        handler = logging.StreamHandler()
+    form = logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s")
+    form.converter = time.gmtime
+    form.default_msec_format = "%s.%03dZ"
+    handler.setFormatter(form)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    if "pure" in checksum.engine():
+        log.warning("checksums run in slow Python: install fastcrc, or crcmod with a C compiler")
+
+
+def _more_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+    sys.setswitchinterval(0.001)  # threads that finished a wait get the interpreter soon
+
+
+# --- zdfs-node ---------------------------------------------------------------------------------
+
+
+def _node(arguments: Sequence[str]) -> int:
+    parser = _parser("zdfs-node", "Run a metaserver or a dataserver.")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="meta|data")
+    meta = kinds.add_parser("meta", help="a metaserver: zdfs-node meta PORT")
+    meta.add_argument("port", help="PORT (on loopback) or HOST:PORT")
+    meta.add_argument(
+        "--block-size", type=int, help=f"taken at the founding ({limits.BLOCK_BYTES})"
+    )
+    meta.add_argument("--replicas", type=int, help=f"taken at the founding ({limits.REPLICAS})")
+    data = kinds.add_parser("data", help="a dataserver: zdfs-node data INDEX PORT PORT PORT ...")
+    data.add_argument("index", type=int, help="which of the ports is this server's; from 0")
+    data.add_argument(
+        "ports", nargs="+", help="every dataserver's PORT or HOST:PORT, in ring order"
+    )
+    data.add_argument("--meta", default=META, metavar="ADDR", help=f"the metaserver ({META})")
+    data.add_argument(
+        "--scrub-rate", type=int, default=limits.SCRUB_BYTES_PER_S, metavar="BYTES",
+        help="read and verify so many stored bytes a second",
+    )  # fmt: skip
+    for one in (meta, data):
+        one.add_argument("--store", type=Path, metavar="DIR", help="default: ./zdfs-store/...")
+        one.add_argument("--log", type=Path, metavar="FILE", help="default: stderr")
+        one.add_argument("--faults", action="store_true", help="let damage on purpose in")
+    chosen = parser.parse_args(arguments)
+    _log_to(chosen.log)
+    _more_files()
+    return _run_meta(chosen) if chosen.kind == "meta" else _run_data(chosen)
+
+
+def _store(chosen: argparse.Namespace, address: str) -> Path:
+    name = f"{chosen.kind}-{addresses.short(address).replace(':', '-')}"
+    store: Path = chosen.store or Path("zdfs-store") / name
+    return store
+
+
+def _stop_on_signals(broker: Broker) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: broker.stop())
+
+
+def _run_meta(chosen: argparse.Namespace) -> int:
+    address = addresses.parse(chosen.port)
+    block_bytes = limits.BLOCK_BYTES if chosen.block_size is None else chosen.block_size
+    inside = limits.BLOCK_BYTES_MIN <= block_bytes <= limits.BLOCK_BYTES_MAX
+    if not inside or block_bytes & (block_bytes - 1):
+        raise StartError(
+            f"--block-size {block_bytes}: a power of two from {limits.BLOCK_BYTES_MIN} to "
+            f"{limits.BLOCK_BYTES_MAX}"
+        )
+    if chosen.replicas not in (None, limits.REPLICAS):
+        raise StartError(f"--replicas {chosen.replicas}: this release keeps {limits.REPLICAS}")
+    store = LmdbStore(_store(chosen, address))
+    broker = Broker(address, store)
+    try:
+        ledger = Ledger(store, os.urandom(16))
+        founded = ledger.cluster.block_bytes if ledger.cluster else block_bytes
+        if chosen.block_size not in (None, founded):
+            raise StartError(
+                f"--block-size {chosen.block_size}: the cluster was founded with {founded}; "
+                "leave the option out"
+            )
+        _stop_on_signals(broker)
+        log.info("metaserver %s, incarnation %d", addresses.short(address), ledger.incarnation)
+        broker.serve(Meta(ledger, founded, chosen.faults))
+    finally:
+        broker.close()
+    return 0
+
+
+def _run_data(chosen: argparse.Namespace) -> int:
+    ring = tuple(addresses.parse(port) for port in chosen.ports)
+    if len(ring) < limits.SERVERS_MIN:
+        raise StartError(
+            f"{len(ring)} ports given: name every dataserver's port, {limits.SERVERS_MIN} or more"
+        )
+    if len(set(ring)) != len(ring):
+        raise StartError("a port stands twice in the list")
+    if not 0 <= chosen.index < len(ring):
+        raise StartError(f"index {chosen.index}: the list has places 0 to {len(ring) - 1}")
+    slot, address, meta = Slot(chosen.index), ring[chosen.index], addresses.parse(chosen.meta)
+    if meta in ring:
+        raise StartError(f"{addresses.short(meta)} is the metaserver's port and a dataserver's too")
+    store = LogStore(_store(chosen, address), slot)
+    broker = Broker(address, store)
+    try:
+        _stop_on_signals(broker)
+        log.info("dataserver %s, slot %d of %d", addresses.short(address), slot, len(ring))
+        broker.serve(Data(store, slot, ring, meta, chosen.faults, chosen.scrub_rate))
+    finally:
+        broker.close()
+    return 0
+
+
+# --- zdfs-mount --------------------------------------------------------------------------------
+
+
+def _mount(arguments: Sequence[str]) -> int:
+    parser = _parser("zdfs-mount", "Mount a zdfs file system.")
+    parser.add_argument("directory", type=Path, help="an empty directory")
+    parser.add_argument("meta", help="the metaserver's PORT or HOST:PORT")
+    parser.add_argument("data", nargs="*", help="the dataservers' ports (may be left out)")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="default: stderr (with -f)")
+    parser.add_argument("-o", action="append", default=[], metavar="OPT,...", help="FUSE options")
+    parser.add_argument("--herald", type=int, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    meta = addresses.parse(chosen.meta)
+    data = [addresses.parse(port) for port in chosen.data]
+    directory = chosen.directory.absolute()
+    if not chosen.foreground:
+        starting.prepare(directory)
+        return starting.start_detached([*_myself(), *arguments], directory, chosen.log)
+    herald = starting.Herald(chosen.herald, chosen.log)
+    try:
+        starting.prepare(directory)
+        _log_to(chosen.log)
+        _more_files()
+        _serve_mount(chosen, directory, meta, data, herald)
+    except (StartError, Failure) as error:
+        herald.failed(str(error))
+        raise
+    return 0
+
+
+def _myself() -> list[str]:
+    code = "import sys; from zdfs import cli; sys.argv[0] = 'zdfs-mount'; sys.exit(cli.mount())"
+    return [sys.executable, "-P", "-c", code]
+
+
+def _serve_mount(
+    chosen: argparse.Namespace, directory: Path, meta: str, data: list[str], herald: starting.Herald
+) -> None:
+    link = Link(kernel.interrupted, kernel.dying)
+    volume = Volume(meta, str(directory), link)
+    try:
+        link.run(volume.start())
+        ring = [member.address for member in volume.contact.map.members]
+        if data and data != ring:
+            shown = " ".join(addresses.short(address) for address in ring)
+            raise StartError(f"the cluster's dataservers are {shown}: name these, or none")
+        link.attend(volume, Peer(meta))
+        options = tuple(option for text in chosen.o for option in text.split(","))
+        settings = Settings(source=meta, options=options, ready=herald.ready)
+        serve_mount(directory, volume, link.run, settings)
+        link.run(volume.stop())
+    finally:
+        link.close()
+
+
+# --- zdfs-corrupt and zdfs ---------------------------------------------------------------------
+
+
+def _corrupt(arguments: Sequence[str]) -> int:
+    parser = _parser("zdfs-corrupt", "Damage a replica of a file's block, on purpose.")
+    parser.add_argument("port", help="the dataserver's PORT or HOST:PORT")
+    parser.add_argument(
+        "path", help="the file, as a path inside the file system or on a mount here"
+    )
+    parser.add_argument("replica", type=int, help="0, 1 or 2")
+    parser.add_argument("--meta", metavar="ADDR", help="default: the one the dataserver knows")
+    parser.add_argument("--how", choices=["flip", "truncate", "lose"], default="flip")
+    parser.add_argument("--seed", type=int, help="choose the same block and bits again")
+    chosen = parser.parse_args(arguments)
+    server = addresses.parse(chosen.port)
+    seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
+    link = Link()
+    try:
+        identity = link.run(call(Peer(server), wire.Identify()))
+        if identity.role is not wire.Role.DATA:
+            raise StartError(f"{addresses.short(server)} is a metaserver: name a dataserver's port")
+        meta = addresses.parse(chosen.meta) if chosen.meta else identity.meta
+        path, _ = _inside(chosen.path, None)
+        volume = _volume(link, meta)
+        how = wire.Harm[chosen.how.upper()]
+        done = link.run(harm_replica(volume, server, path, chosen.replica, how, seed))
+        link.run(volume.stop())
+    finally:
+        link.close()
+    print(f"block {done.block} of {chosen.path}, replica {chosen.replica} on {chosen.port}:")
+    if how is wire.Harm.LOSE:
+        print("  forgotten")
+    else:
+        print(f"  before, at byte {done.offset}: {done.before.hex(' ')}")
+        print(f"  after,  at byte {done.offset}: {done.after.hex(' ')}")
+    return 0
+
+
+def _volume(link: Link, meta: str) -> Volume:
+    """A volume without a mount, for a moment; a metaserver that doesn't serve is an error."""
+    identity = link.run(call(Peer(meta), wire.Identify()))
+    if identity.role is not wire.Role.META:
+        raise StartError(f"{addresses.short(meta)} is a dataserver: name the metaserver's port")
+    if identity.state is not wire.State.SERVING:
+        raise StartError(
+            f"the metaserver at {addresses.short(meta)} isn't serving: {identity.note}"
+        )
+    volume = Volume(meta, "(command)", link)
+    link.run(volume.contact.open())
+    return volume
+
+
+def _inside(text: str, meta: str | None) -> tuple[bytes, str | None]:
+    """A path inside the file system and its metaserver, from that or from a path on a mount."""
+    path = Path(text)
+    for parent in [path, *path.parents] if path.is_absolute() or path.exists() else []:
+        line = starting.mounted_on(parent)
+        if line is not None and line.source.startswith("zdfs:"):
+            relative = path.absolute().relative_to(parent.absolute())
+            return b"/" + os.fsencode(relative), line.source.removeprefix("zdfs:")
+    return os.fsencode(text if text.startswith("/") else "/" + text), meta
+
+
+def _zdfs(arguments: Sequence[str]) -> int:
+    parser = _parser("zdfs", "Look after a zdfs cluster.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    status = commands.add_parser("status", help="servers, blocked writes, rebuilds, events")
+    where = commands.add_parser("where", help="which server holds which replica of which block")
+    where.add_argument("path", help="a path inside the file system, or on a mount of this machine")
+    faults = commands.add_parser("faults", help="faults on purpose (needs --faults on the node)")
+    kinds = faults.add_subparsers(dest="fault", required=True, metavar="skip")
+    skip = kinds.add_parser("skip", help="let commits go ahead without a server")
+    skip.add_argument("port", help="the dataserver's PORT or HOST:PORT")
+    skip.add_argument("switch", choices=["on", "off"])
+    for one in (status, where, skip):
+        one.add_argument("--meta", metavar="ADDR", help=f"the metaserver ({META})")
+    for one in (status, where):
+        one.add_argument("--json", action="store_true", help="facts with stable keys")
+    chosen = parser.parse_args(arguments)
+    link = Link()
+    try:
+        return {"status": _status, "where": _where, "faults": _skip}[chosen.command](link, chosen)
+    finally:
+        link.close()
+
+
+def _meta_of(chosen: argparse.Namespace) -> str:
+    return addresses.parse(chosen.meta or META)
+
+
+def _status(link: Link, chosen: argparse.Namespace) -> int:
+    facts = link.run(admin.status(_meta_of(chosen)))
+    print(json.dumps(facts, indent=2) if chosen.json else admin.status_text(facts))
+    return 0
+
+
+def _where(link: Link, chosen: argparse.Namespace) -> int:
+    path, meta = _inside(chosen.path, None)
+    volume = _volume(link, addresses.parse(chosen.meta or meta or META))
+    facts = link.run(admin.where(volume, path))
+    link.run(volume.stop())
+    print(json.dumps(facts, indent=2) if chosen.json else admin.where_text(facts))
+    return 0
+
+
+def _skip(link: Link, chosen: argparse.Namespace) -> int:
+    meta, server = _meta_of(chosen), addresses.parse(chosen.port)
+    found = link.run(call(Peer(meta), wire.GetStatus()))
+    slots = {one.member.address: one.member.slot for one in found.servers}
+    if server not in slots:
+        known = ", ".join(addresses.short(address) for address in slots)
+        raise StartError(f"no dataserver has port {chosen.port}; there are {known}")
+    link.run(call(Peer(meta), wire.Skip(slots[server], chosen.switch == "on")))
+    print(f"commits {'skip' if chosen.switch == 'on' else 'wait for'} dataserver {chosen.port}")
+    return 0
+
+
+def node() -> int:
+    """zdfs-node"""
+    return main("zdfs-node", _node, sys.argv[1:])
+
+
+def mount() -> int:
+    """zdfs-mount"""
+    return main("zdfs-mount", _mount, sys.argv[1:])
+
+
+def corrupt() -> int:
+    """zdfs-corrupt"""
+    return main("zdfs-corrupt", _corrupt, sys.argv[1:])
+
+
+def zdfs() -> int:
+    """zdfs"""
+    return main("zdfs", _zdfs, sys.argv[1:])

@@ -1,0 +1,243 @@
+"""A dataserver: keeps block versions, heals itself (DESIGN 4, 8).
+
+    joining --accepted by the metaserver--> recovering --nothing missing--> serving
+       ^                                        |
+       `------- every start reconciles ---------'
+
+It stores what it is told to (a version never changes: the same name with another seal is refused),
+and answers a read only with bytes that match the seal the reader quotes.  It never decides what
+counts: the metaserver's maps do.  Beside the requests run: the report each second, the reconcile
+after each start, repairs, drops, the scrub, and the store's upkeep.
+"""
+
+import collections
+import logging
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from zdfs import __version__, addresses, checksum, limits, wire
+from zdfs.calls import Peer, Trap, call, clock, notify, now, wait
+from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, NoSpace, StartError
+from zdfs.errors import Unavailable
+from zdfs.healing import Healer
+from zdfs.ids import Incarnation, Session, Slot
+from zdfs.ports import BlockStore, Caller, Handler
+from zdfs.schema import DataState
+from zdfs.wire import Held, State
+
+log = logging.getLogger("zdfs.data")
+
+
+class Data:
+    """One dataserver; a room for `broker`."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        slot: Slot,
+        ring: tuple[str, ...],
+        meta: str,
+        faults: bool = False,
+        scrub_bytes_per_s: int = limits.SCRUB_BYTES_PER_S,
+    ):
+        self.store, self.slot, self.meta = store, slot, Peer(meta)
+        self.ring, self.faults = ring, faults
+        self.healer = Healer(store, slot, ring, self.meta, scrub_bytes_per_s)
+        self.note = "waiting for the metaserver"
+        self.welcomed = False  # since this start
+        self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.handlers: Mapping[type[wire.Message], Handler] = {
+            wire.Identify: self.identify,
+            wire.Put: self.put,
+            wire.Get: self.get,
+            wire.Check: self.check,
+            wire.Corrupt: self.corrupt,
+        }
+
+    incarnation = Incarnation(0)
+
+    def admit(self, head: wire.RequestHead) -> wire.Reply | None:
+        """Nothing here needs a slot: every request is idempotent by name."""
+        raise BadMessage("a dataserver has no slots")
+
+    def keep(self, head: wire.RequestHead, reply: wire.Reply) -> None:
+        """Never called: nothing is admitted with a slot."""
+        raise AssertionError("a dataserver keeps no replies")
+
+    def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
+        """What runs beside the requests."""
+        return [
+            ("report", self.report()),
+            *self.healer.tasks(),
+        ]
+
+    # --- requests ------------------------------------------------------------------------------
+
+    async def identify(self, request: wire.Identify, caller: Caller) -> wire.Identity:
+        """Who is here."""
+        state = self.store.state
+        return wire.Identity(
+            wire.Role.DATA, __version__, state.cluster, state.uuid, self.slot, self.healer.state,
+            self.faults, addresses.host_id(), self.meta, self.note,
+        )  # fmt: skip
+
+    def _ours(self, cluster: bytes) -> None:
+        if not self.store.state.cluster:
+            raise Unavailable(self.note)
+        if cluster != self.store.state.cluster:
+            raise Foreign("this server belongs to another cluster")
+
+    async def put(self, request: wire.Put, caller: Caller) -> wire.Stored:
+        """Store versions; acknowledged when they are synced."""
+        self._ours(request.cluster)
+        if len(request.data) != len(request.blocks):
+            raise BadMessage(f"{len(request.data)} frames for {len(request.blocks)} blocks")
+        needed = sum(len(data) for data in request.data)
+        if needed > self.store.space().free_bytes:
+            raise NoSpace(f"{self.healer.here} is full", (self.slot,))
+        for block, data in zip(request.blocks, request.data):
+            if len(data) != block.length or checksum.seal(block.name, data) != block.seal:
+                raise BadMessage(f"{block.name} arrived damaged: its seal does not match")
+            entry = self.healer.find(block.name)
+            if entry is None:
+                self.store.append(block.name, block.seal, block.epoch, block.start, data)
+            elif (entry.crc16, entry.crc32c) != tuple(block.seal):
+                log.error("refused another content under the name of %s", block.name)
+                raise BadMessage(f"{block.name} stands here with other content")
+        state = self.store.state
+        return wire.Stored(state.uuid, state.life, self.store.boot, self.store.round)
+
+    async def get(self, request: wire.Get, caller: Caller) -> wire.Got:
+        """Read versions; what isn't whole is repaired if the reader wants that."""
+        self._ours(request.cluster)
+        if sum(want.length for want in request.blocks) > limits.MESSAGE_BYTES - limits.HEAD_BYTES:
+            raise BadMessage("more bytes than one reply may carry")
+        held, data = [], []
+        for want in request.blocks:
+            state, found = self.healer.held(want)
+            held.append(state)
+            data.append(found)
+            if state is not Held.OK and request.repair:
+                self.healer.mend(want, state)
+        return wire.Got(tuple(held), tuple(data))
+
+    async def check(self, request: wire.Check, caller: Caller) -> wire.Checked:
+        """Like get, for people: the answer only."""
+        self._ours(request.cluster)
+        return wire.Checked(tuple(self.healer.held(want)[0] for want in request.blocks))
+
+    async def corrupt(self, request: wire.Corrupt, caller: Caller) -> wire.Harmed:
+        """Damage a version on purpose."""
+        if not self.faults:
+            raise FaultsForbidden(
+                f"the dataserver at {self.healer.here} refuses faults: start it with --faults"
+            )
+        if self.store.find(request.name) is None:
+            raise Failure(f"{self.healer.here} does not have that block")
+        log.warning("%s of %s, on purpose", request.harm.name.lower(), request.name)
+        return wire.Harmed(*self.store.harm(request.name, request.harm, request.seed))
+
+    # --- the report ----------------------------------------------------------------------------
+
+    async def report(self) -> None:
+        """Each second, and at once when there is news."""
+        while True:
+            stuck = self.store.oldest_unsynced_s()
+            if stuck > limits.DOWN_S:
+                log.error("a sync of the disk takes %.0f s: not reporting as alive", stuck)
+            else:
+                await self._report_once()
+            await wait(self.healer.wake, limits.BEAT_S)
+
+    async def _report_once(self) -> None:
+        at = await clock()
+        events = [
+            event._replace(at_ns=event.at_ns or at) for event in list(self.healer.events)[:64]
+        ]
+        state = self.store.state
+        request = wire.Report(
+            slot=self.slot, addresses=self.ring, host=addresses.host_id(), cluster=state.cluster,
+            uuid=state.uuid, life=state.life, boot=self.store.boot,
+            opened_round=self.store.opened_round, synced_round=self.store.synced,
+            health=self.health(await now()), promised=state.promised,
+            served_incarnation=state.served_incarnation, served_round=state.served_round,
+            reconciled=state.reconciled, events=tuple(events),
+        )  # fmt: skip
+        try:
+            told = await call(self.meta, request)
+        except Failure as error:
+            if error.definite:
+                log.error("the metaserver at %s: %s", addresses.short(self.meta), error)
+            self.note = f"the metaserver at {addresses.short(self.meta)} does not answer"
+            return
+        for _ in events:
+            self.healer.events.popleft()
+        self.told(told)
+
+    def health(self, at: float) -> wire.Health:
+        """What people want to know."""
+        space, state = self.store.space(), self.store.state
+        progress = self.healer.progress
+        return wire.Health(
+            self.healer.state, space.total_bytes, max(0, space.free_bytes), space.blocks,
+            space.used_bytes, progress.shown(at) if progress else None, state.damaged,
+            state.repaired,
+            self.counts["refused"], checksum.engine(),
+        )  # fmt: skip
+
+    def told(self, told: wire.Instructions) -> None:
+        """Take in what the metaserver says."""
+        if told.refused:
+            self.note = told.refused
+            if not self.welcomed:
+                raise StartError(f"dataserver {self.healer.here} may not join: {told.refused}")
+            log.error("refused by the metaserver: %s", told.refused)
+            return
+        old = state = self.store.state
+        claim = told.claim
+        if claim.incarnation > state.promised:
+            if (claim.served_incarnation, claim.served_round) >= (
+                state.served_incarnation,
+                state.served_round,
+            ):
+                state = replace(state, promised=claim.incarnation)
+        if not told.cluster:
+            self.note = "waiting for the cluster to be founded"
+        elif claim.incarnation == state.promised:
+            state = self._joined(state, told)
+        if state != old:
+            self.store.set_state(state)
+            notify(self.healer.wake)
+
+    def _joined(self, state: DataState, told: wire.Instructions) -> DataState:
+        self.welcomed = True
+        self.note = ""
+        self.healer.rings[told.epoch] = told.addresses
+        if state.cluster not in (b"", told.cluster):
+            raise StartError(
+                f"dataserver {self.healer.here}: the metaserver now serves another cluster"
+            )
+        state = replace(state, cluster=told.cluster, slot=self.slot)
+        if not told.granted:
+            return state
+        if told.life != state.life:
+            state = replace(state, life=told.life)
+        served = (state.served_incarnation, state.served_round)
+        # Only with data's own rounds: an idle cluster must not write because it wrote.
+        if (told.claim.served_incarnation, told.claim.served_round) > served:
+            state = replace(
+                state,
+                served_incarnation=told.claim.served_incarnation,
+                served_round=told.claim.served_round,
+            )
+        if told.reconcile > max(self.healer.reconcile_wanted, state.reconciled):
+            self.healer.reconcile_wanted = told.reconcile
+            notify(self.healer.work)
+        elif self.healer.state is State.JOINING and told.reconcile <= state.reconciled:
+            self.healer.state = State.SERVING
+        if told.drops > self.healer.drops_ready:
+            self.healer.drops_ready = told.drops
+            notify(self.healer.work)
+        return state

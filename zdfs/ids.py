@@ -1,0 +1,46 @@
+"""Distinct types for numbers, so that mypy refuses an inode where a block number belongs.
+
+Inode numbers and tokens are unique across crashes without a stored counter: the metaserver's
+*incarnation* (synced before it serves, larger at each start) stands in their high bits.
+"""
+
+from typing import NamedTuple, NewType
+
+Ino = NewType("Ino", int)
+BlockNo = NewType("BlockNo", int)  # 0 is the file's first block
+PageNo = NewType("PageNo", int)  # block number // limits.PAGE_BLOCKS
+Slot = NewType("Slot", int)  # a place on the ring
+Epoch = NewType("Epoch", int)  # a version of the ring
+Token = NewType("Token", int)  # a write grant's fencing token: only grows
+Session = NewType("Session", int)
+Incarnation = NewType("Incarnation", int)
+Round = NewType("Round", int)  # a store's group commit
+
+ROOT = Ino(1)
+COUNTER_BITS = 40  # 2^40 inodes or tokens per incarnation, 2^24 incarnations
+
+
+class Version(NamedTuple):
+    """One content of one block, for ever; larger is newer within a file."""
+
+    token: Token
+    sequence: int
+
+
+class Name(NamedTuple):
+    """What a block version is called everywhere: (inode, block, version)."""
+
+    ino: Ino
+    block: BlockNo
+    version: Version
+
+
+def compose(incarnation: Incarnation, counter: int) -> int:
+    """A number that no other incarnation can make.  `counter` starts at 1."""
+    assert 0 < counter < 1 << COUNTER_BITS and 0 <= incarnation < 1 << (64 - COUNTER_BITS)
+    return incarnation << COUNTER_BITS | counter
+
+
+def incarnation_of(number: int) -> Incarnation:
+    """Which incarnation composed this inode number or token."""
+    return Incarnation(number >> COUNTER_BITS)

@@ -1,0 +1,98 @@
+"""Every bound and every default, with its reason.  The assertions at the end tie them together.
+
+Sizes are bytes, times are seconds (`_s`) or milliseconds (`_ms`) unless the name says otherwise.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- the file system -------------------------------------------------------------------------
+NAME_BYTES = 255  # POSIX NAME_MAX
+PATH_BYTES = 4096  # POSIX PATH_MAX, the NUL included
+SYMLINK_BYTES = 4095
+XATTR_NAME_BYTES = 255  # Linux XATTR_NAME_MAX
+XATTR_VALUE_BYTES = 64 * KIB  # Linux XATTR_SIZE_MAX
+XATTR_LIST_BYTES = 64 * KIB  # Linux XATTR_LIST_MAX
+LINKS = 65_000  # as ext4
+FILE_BYTES = 2**63 - 1
+REPLICAS = 3
+SERVERS_MIN = 3
+SERVERS = 1024
+BLOCK_BYTES_MIN = 8  # the seed's picture
+BLOCK_BYTES_MAX = MIB
+BLOCK_BYTES = 64 * KIB  # first guess: a 4 KiB overwrite stays cheap, a checksum costs 4 us
+PAGE_BLOCKS = 64  # map entries in one record: 64 x 26 bytes stay below LMDB's overflow limit, 2038
+
+# --- messages --------------------------------------------------------------------------------
+HEAD_BYTES = 256 * KIB  # a header frame: the largest listing, inventory or xattr fits
+FRAME_BYTES = BLOCK_BYTES_MAX  # a bulk frame is one block
+BLOCKS = 256  # blocks in one vectored Put or Get
+FRAMES = BLOCKS + 4  # frames in one message, routing included
+MESSAGE_BYTES = 8 * MIB  # sum over the frames of one message
+BATCH_BYTES = 2 * MIB  # what we aim for in one vectored message: three of them pipeline well
+LIST_ITEMS = 4096  # longest list in a header
+TEXT_BYTES = 4096  # longest text for people
+ADDRESS_BYTES = 255
+WALK_NAMES = 64  # names in one Lookup
+LISTING_BYTES = 128 * KIB  # what a page of ReadDirectory aims for
+LISTING_ENTRIES = 512
+SLOTS = 256  # changes a session may have outstanding
+SESSIONS = 4096
+PEERS_QUEUED = 1000  # messages queued per ZeroMQ peer (HWM)
+
+# --- proofs of absence -----------------------------------------------------------------------
+PROOF_ENTRIES = 16_384  # a directory's names are summed before one is missed (10 ms); above: walk
+PROOF_PAGES = 4096  # likewise a map's pages before one is taken for holes
+PROOFS = 65_536  # directories and attribute lists remembered as proven
+INVENTORY_EXAMINED = 2048  # map pages one Inventory looks at: some milliseconds
+
+# --- time ------------------------------------------------------------------------------------
+TIMEOUT_S = 2.0  # a request without reply: the server is a suspect
+BULK_TIMEOUT_S = 5.0  # a message with blocks: disks may be busy
+RETRY_S = 1.0  # a blocked write asks again
+BEAT_S = 1.0
+DOWN_S = 3.0  # silence after which the cluster map says down
+SESSION_S = 10.0  # life of a session without heartbeat
+SUSPECT_S = 3.0  # a client leaves a server alone for so long after a timeout
+GIVE_UP_READ_S = 6.0  # no replica of a block answers: EIO ("within seconds")
+RECALL_S = 2.0  # between two recalls of the same grant
+KEEP_SUPERSEDED_S = 1.0  # an overwritten version stays for readers underway
+FLUSH_AFTER_S = 0.5  # a partial dirty block waits so long for its rest
+CACHE_S = 1.0  # names and attributes are at most so stale
+INTERRUPT_POLL_S = 0.05  # a waiting FUSE worker looks for a signal
+CHECKPOINT_S = 1.0  # a dataserver's index follows its log by so much
+
+# --- memory ----------------------------------------------------------------------------------
+DIRTY_BYTES = 32 * MIB  # write-behind per mount
+CACHED_BYTES = 48 * MIB  # clean blocks per mount
+READ_AHEAD_BYTES = 4 * MIB
+FLIGHT_BYTES = 64 * MIB  # received and not yet synced on one dataserver
+NAMES_CACHED = 65_536  # entries in a mount's name and attribute caches
+EVENTS = 1000  # newest events kept by the metaserver
+
+# --- mounts ----------------------------------------------------------------------------------
+FUSE_WORKERS = 2000  # threads: so many operations may be blocked before the mount is
+FUSE_IDLE = 8  # threads that wait for work; those beyond end
+FUSE_BACKGROUND = 1024  # the kernel's read-ahead, page writes and releases underway
+READ_AHEAD_KIB = 1024  # the kernel's own, per file: as large as a FUSE request
+MOUNT_ANSWERS_S = 10.0  # a mount that says it is ready must answer within
+MOUNT_JOIN_S = 10.0  # operations still underway get so long when the mount ends
+MOUNT_OPTIONS = 64  # -o options
+
+# --- stores ----------------------------------------------------------------------------------
+SEGMENT_BYTES = 64 * MIB
+SYNC_BYTES = 8 * MIB  # a log round is synced at least every so many bytes
+META_MAP_BYTES = 64 * GIB  # sparse: address space, not disk
+INDEX_MAP_BYTES = 64 * GIB
+META_RESERVE_BYTES = 16 * MIB  # growth is refused below: deleting needs copy-on-write room
+DATA_RESERVE_BYTES = 24 * MIB  # one compaction target and the index's own growth
+SCRUB_BYTES_PER_S = 16 * MIB
+REBUILD_FLIGHT_BYTES = 8 * MIB
+
+assert BLOCK_BYTES_MIN <= BLOCK_BYTES <= BLOCK_BYTES_MAX <= FRAME_BYTES
+assert FRAME_BYTES + HEAD_BYTES <= MESSAGE_BYTES and BATCH_BYTES + FRAME_BYTES <= MESSAGE_BYTES
+assert XATTR_VALUE_BYTES + XATTR_NAME_BYTES < HEAD_BYTES and LISTING_BYTES * 2 <= HEAD_BYTES
+assert LISTING_ENTRIES <= LIST_ITEMS and BLOCKS <= LIST_ITEMS
+assert TIMEOUT_S < DOWN_S < GIVE_UP_READ_S < SESSION_S
+assert SEGMENT_BYTES >= 2 * MESSAGE_BYTES

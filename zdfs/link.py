@@ -1,0 +1,373 @@
+"""The client's driver: coroutines over traps, run in the calling thread through DEALER sockets.
+
+    run(coroutine)   in the caller's thread: the monitor's lock is held while core code runs and
+                     released at each trap, where the thread sends, waits and takes the lock again
+    spawn            the coroutine runs on a background thread of ours
+    attend(volume)   the session's own DEALER: heartbeats out, pushes in
+
+A socket serves one request at a time: it is taken from a pool for one peer, and put back when its
+reply came.  After a timeout it is closed with everything it had queued, so that nothing meant for a
+dead server is delivered later, and a late reply finds nobody.
+
+Waiting callers look for a signal every `limits.INTERRUPT_POLL_S`.  A question is given up at once
+(Interrupted); a change that was sent is given up only when the caller is about to die, because its
+fate is not known and a program that lives on might repeat it.
+"""
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import zmq
+
+from zdfs import addresses, limits, wire
+from zdfs.calls import Ask, CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
+from zdfs.errors import BadMessage, Failure, Interrupted, NoSession, Unreachable
+from zdfs.ids import Incarnation, Session
+
+log = logging.getLogger("zdfs.link")
+T = TypeVar("T")
+
+IDLE_THREADS = 8  # background threads kept
+SOCKETS = 8192
+
+
+class Attended(Protocol):
+    """Who is told of heartbeats and pushes (the volume)."""
+
+    def heartbeat(self) -> wire.Beat: ...
+    def heard(self, message: wire.Reply | Failure) -> list[Coroutine[Trap, Any, None]]: ...
+
+
+def never() -> bool:
+    """No signals here."""
+    return False
+
+
+class Link:
+    """DEALERs to the servers, and the threads that drive core code."""
+
+    def __init__(
+        self, interrupted: Callable[[], bool] = never, dying: Callable[[], bool] = never
+    ) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.context.set(zmq.MAX_SOCKETS, SOCKETS)
+        self.interrupted, self.dying = interrupted, dying
+        self.session = Session(0)
+        self.incarnation = Incarnation(0)
+        self.late = 0
+        self._monitor = threading.Lock()
+        self._sequences = itertools.count(1)
+        self._pools: dict[Peer, list[zmq.Socket[bytes]]] = {}
+        self._pool_lock = threading.Lock()
+        self._near: set[Peer] = set()
+        self._jobs: queue.SimpleQueue[Spawn | None] = queue.SimpleQueue()
+        self._idle = 0
+        self._threads: set[threading.Thread] = set()
+        self._background = threading.local()
+        self._closing = threading.Event()
+        self._attendant: threading.Thread | None = None
+
+    def monotonic(self) -> float:
+        """Seconds, for plain code that is told the time."""
+        return time.monotonic()
+
+    def near(self, peer: Peer) -> None:
+        """This peer can be reached through an abstract socket."""
+        if peer not in self._near:
+            self._near.add(peer)
+            with self._pool_lock:
+                for socket in self._pools.pop(peer, []):
+                    socket.close(0)
+
+    # --- driving -------------------------------------------------------------------------------
+
+    def run(self, coroutine: Coroutine[Trap, Any, T]) -> T:
+        """Drive a coroutine in this thread; returns its result or raises its failure."""
+        value: Any = None
+        error: BaseException | None = None
+        with self._monitor:
+            while True:
+                try:
+                    trap = coroutine.throw(error) if error else coroutine.send(value)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+                woken = self._register(trap)
+                self._monitor.release()
+                value = error = None
+                try:
+                    value = self._do(trap, woken)
+                except Failure as failure:
+                    error = failure
+                finally:
+                    self._monitor.acquire()
+
+    def _register(self, trap: Trap) -> threading.Event | None:
+        """Hang up our waiter while the lock is still held, so that no notification is lost."""
+        if not isinstance(trap, Wait):
+            return None
+        woken = threading.Event()
+        trap.condition.waiters.append(woken.set)
+        return woken
+
+    def _do(self, trap: Trap, woken: threading.Event | None) -> Any:
+        if isinstance(trap, CallAll):
+            return self._call_all(trap)
+        if isinstance(trap, Now):
+            return time.time_ns() if trap.wall else time.monotonic()
+        if isinstance(trap, Spawn):
+            self._spawn(trap)
+            return None
+        if isinstance(trap, Sleep):
+            self._pause(threading.Event(), trap.seconds)
+            return None
+        assert isinstance(trap, Wait) and woken is not None, trap
+        return self._pause(woken, trap.seconds)
+
+    def _signalled(self) -> bool:
+        return not getattr(self._background, "here", False) and self.interrupted()
+
+    def _pause(self, woken: threading.Event, seconds: float | None) -> bool:
+        """Wait for the event; Interrupted when the caller was signalled meanwhile."""
+        deadline = time.monotonic() + (1e9 if seconds is None else seconds)
+        step = limits.INTERRUPT_POLL_S
+        while True:
+            left = deadline - time.monotonic()
+            if woken.wait(max(0.0, min(step, left))):
+                return True
+            if self._closing.is_set():
+                raise Interrupted("the mount is ending")
+            if left <= step:
+                return False
+            if self._signalled():
+                raise Interrupted()
+            step = min(step * 1.5, 0.25)
+
+    # --- background ----------------------------------------------------------------------------
+
+    def _spawn(self, trap: Spawn) -> None:
+        with self._pool_lock:
+            self._jobs.put(trap)
+            if self._idle < self._jobs.qsize():
+                name = f"zdfs-{len(self._threads)}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._threads.add(thread)
+                thread.start()
+
+    def spawn(self, coroutine: Coroutine[Trap, Any, None], name: str) -> None:
+        """Run a coroutine in the background."""
+        self._spawn(Spawn(coroutine, name))
+
+    def _work(self) -> None:
+        """A background thread: one job after the other.  One of the four seams."""
+        self._background.here = True
+        while True:
+            with self._pool_lock:
+                if self._idle >= IDLE_THREADS and not self._jobs.qsize():
+                    self._threads.discard(threading.current_thread())
+                    return
+                self._idle += 1
+            job = self._jobs.get()
+            with self._pool_lock:
+                self._idle -= 1
+            if job is None:
+                return
+            try:
+                self.run(job.coroutine)
+            except Interrupted:
+                log.debug("%s ended with the mount", job.name)
+            except Failure as failure:
+                log.error("%s: %s", job.name, failure)
+            except Exception:
+                log.exception("%s failed unexpectedly", job.name)
+
+    def close(self) -> None:
+        """End the background threads and close every socket."""
+        self._closing.set()
+        with self._pool_lock:
+            threads = list(self._threads)
+            for _ in threads:
+                self._jobs.put(None)
+        for thread in [*threads, *([self._attendant] if self._attendant else [])]:
+            thread.join(limits.BULK_TIMEOUT_S)
+        with self._pool_lock:
+            for socket in [one for pool in self._pools.values() for one in pool]:
+                socket.close(0)
+            self._pools.clear()
+        self.context.destroy(0)
+
+    # --- calls ---------------------------------------------------------------------------------
+
+    def _dealer(self, peer: Peer) -> zmq.Socket[bytes]:
+        dealer = self.context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.MAXMSGSIZE, max(limits.FRAME_BYTES, limits.HEAD_BYTES))
+        dealer.setsockopt(zmq.RECONNECT_IVL, 50)
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        endpoint = addresses.ipc(peer) if peer in self._near else addresses.tcp(peer)
+        dealer.connect(endpoint)
+        return dealer
+
+    def _take(self, peer: Peer) -> zmq.Socket[bytes]:
+        with self._pool_lock:
+            pool = self._pools.get(peer)
+            if pool:
+                return pool.pop()
+        return self._dealer(peer)
+
+    def _put_back(self, peer: Peer, socket: zmq.Socket[bytes]) -> None:
+        with self._pool_lock:
+            self._pools.setdefault(peer, []).append(socket)
+
+    def _call_all(self, trap: CallAll) -> list[wire.Reply | Failure]:
+        calls = [Call(self, ask) for ask in trap.asks]
+        poller = zmq.Poller()
+        waiting: dict[zmq.Socket[bytes], Call] = {}
+        try:
+            for call in calls:
+                call.send()
+                if call.answer is None:
+                    waiting[call.socket] = call
+                    poller.register(call.socket, zmq.POLLIN)
+            self._gather(poller, waiting)
+        finally:
+            for call in calls:
+                call.end()
+        answers = [call.answer for call in calls]
+        assert all(answer is not None for answer in answers)
+        return answers  # type: ignore[return-value]
+
+    def _gather(self, poller: zmq.Poller, waiting: "dict[zmq.Socket[bytes], Call]") -> None:
+        """Until each call is answered or out of time."""
+        changing = any(call.ask.slot is not None for call in waiting.values())
+        step = limits.INTERRUPT_POLL_S
+        while waiting:
+            now = time.monotonic()
+            left = min(call.deadline for call in waiting.values()) - now
+            ready = poller.poll(int(max(0.0, min(left, step)) * 1000) + 1)
+            for socket, _ in ready:
+                call = waiting[socket]
+                if call.receive():
+                    poller.unregister(socket)
+                    del waiting[socket]
+            now = time.monotonic()
+            for socket, call in list(waiting.items()):
+                if call.deadline <= now:
+                    call.answer = Unreachable(f"{call.ask.peer} did not answer in time")
+                    poller.unregister(socket)
+                    del waiting[socket]
+            if waiting and not ready:
+                self._give_up(changing)
+                step = min(step * 1.5, 0.25)
+
+    def _give_up(self, changing: bool) -> None:
+        if self._closing.is_set():
+            raise Interrupted("the mount is ending")
+        if self._signalled() and (not changing or self.dying()):
+            raise Interrupted()
+
+    # --- the session ---------------------------------------------------------------------------
+
+    def attend(self, volume: Attended, meta: Peer) -> None:
+        """Start the thread that keeps the session alive."""
+        self._attendant = threading.Thread(
+            target=self._attend, args=(volume, meta), name="zdfs-session", daemon=True
+        )
+        self._attendant.start()
+
+    def _attend(self, volume: Attended, meta: Peer) -> None:
+        dealer = self._dealer(meta)
+        answered = next_beat = time.monotonic()
+        while not self._closing.is_set():
+            now = time.monotonic()
+            if now - answered > limits.DOWN_S:  # made anew: nothing queued may arrive later
+                dealer.close(0)
+                dealer, answered = self._dealer(meta), now
+            if now >= next_beat:
+                next_beat = now + limits.BEAT_S
+                with self._monitor:
+                    beat = volume.heartbeat()
+                head = wire.RequestHead(
+                    self.session, wire.NO_SLOT, next(self._sequences), 2000, self.incarnation
+                )
+                dealer.send_multipart(wire.encode_request(head, beat))
+            if not dealer.poll(int(max(0.0, min(0.2, next_beat - now)) * 1000)):
+                continue
+            message = self._next_message(dealer)
+            if message is None:
+                continue
+            answered = time.monotonic()
+            with self._monitor:
+                jobs = volume.heard(message)
+            for job in jobs:
+                self.spawn(job, "told by the metaserver")
+        dealer.close(0)
+
+    def _next_message(self, dealer: zmq.Socket[bytes]) -> wire.Reply | Failure | None:
+        try:
+            head, message = wire.decode_reply(dealer.recv_multipart(zmq.NOBLOCK))
+        except (BadMessage, zmq.Again) as error:
+            log.warning("on the session's socket: %s", error)
+            return None
+        if head.session != self.session:
+            return None
+        self.incarnation = head.incarnation
+        if isinstance(message, wire.Failed):
+            failure = message.failure()
+            return failure if isinstance(failure, NoSession) else None
+        return message
+
+
+class Call:
+    """One request underway on one socket."""
+
+    __slots__ = ("link", "ask", "head", "deadline", "socket", "answer")
+
+    def __init__(self, link: Link, ask: Ask):
+        self.link, self.ask = link, ask
+        self.deadline = time.monotonic() + ask.timeout_s
+        slot, sequence = ask.slot or (wire.NO_SLOT, next(link._sequences))
+        self.head = wire.RequestHead(
+            link.session, slot, sequence, int(ask.timeout_s * 1000), link.incarnation
+        )
+        self.answer: wire.Reply | Failure | None = None
+        self.socket = link._take(ask.peer)
+
+    def send(self) -> None:
+        """Send; big frames are not copied, so they must not change afterwards."""
+        frames = wire.encode_request(self.head, self.ask.request)
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
+        except zmq.ZMQError as error:
+            self.answer = Unreachable(f"can't send to {self.ask.peer}: {error}")
+
+    def receive(self) -> bool:
+        """Take what arrived; False when it wasn't the answer."""
+        try:
+            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            parts = [frames[0].bytes, *[frame.buffer for frame in frames[1:]]]
+            head, reply = wire.decode_reply(parts)
+        except zmq.Again:
+            return False
+        except BadMessage as error:
+            self.answer = error
+            return True
+        mine = (head.session, head.slot, head.sequence) == self.head[:3]
+        if not mine or head.answers != self.ask.request.operation:
+            self.link.late += 1
+            return False
+        self.link.incarnation = max(self.link.incarnation, head.incarnation)
+        self.answer = wire.judged(self.ask.request, reply)
+        return True
+
+    def end(self) -> None:
+        """Give the socket back, or close it with everything it still holds."""
+        if self.answer is None or isinstance(self.answer, (Unreachable, BadMessage)):
+            self.socket.close(0)
+        else:
+            self.link._put_back(self.ask.peer, self.socket)

@@ -1,0 +1,349 @@
+"""The metaserver's side of the dataservers: founding, votes, slots, drops, inventory, status.
+
+`cluster` decides, this room records and answers.  Nothing about a slot is changed before this
+incarnation was granted by more than half of the servers: an old copy of the metaserver's store must
+not be able to declare the others old.
+"""
+
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+
+from zdfs import addresses, cluster, extents, limits, namespace, records, schema, wire
+from zdfs.calls import Condition, Trap, clock, notify, now, sleep
+from zdfs.errors import BadMessage, Damaged, FaultsForbidden, Foreign, Unavailable
+from zdfs.ids import Epoch, Incarnation, Name, Slot
+from zdfs.ledger import Ledger, log
+from zdfs.ports import Caller
+from zdfs.schema import Cluster, DropRecord, Ring
+from zdfs.sessions import Sessions
+from zdfs.tables import Tables, View, decode
+from zdfs.wire import State
+
+PERSIST_S = 5.0  # synced rounds of the servers are recorded so often, when they moved
+DROPS = 256  # records of the drop queue in one answer
+
+
+class Membership:
+    """Who may store blocks, and whether this metaserver may serve."""
+
+    def __init__(
+        self, ledger: Ledger, sessions: Sessions, block_bytes: int, faults: bool,
+        broadcast: Callable[[wire.Reply], None],
+    ):  # fmt: skip
+        self.ledger, self.sessions, self.faults = ledger, sessions, faults
+        self.block_bytes = ledger.cluster.block_bytes if ledger.cluster else block_bytes
+        self.broadcast = broadcast
+        self.reports: dict[Slot, cluster.Heard] = {}
+        self.map = cluster.Map(ledger.incarnation << 40)
+        self.granted = False
+        self.note = ""
+        self.changed = Condition()  # the map or the grant changed
+        self.queued: list[tuple[float, int]] = []  # drops too young to be taken
+        self.droppable = 0
+        self._persisted = 0.0
+        if ledger.cluster:
+            self.note = "waiting for the votes of more than half of the dataservers"
+            self.map.members = cluster.members(ledger.ring, ledger.servers, {}, 0.0)
+            self.droppable = (ledger.incarnation << 40) - 1
+
+    # --- may we? -------------------------------------------------------------------------------
+
+    def may_change(self) -> None:
+        """Raises Unavailable when names and maps must not change."""
+        if not self.granted:
+            raise Unavailable(self.note)
+
+    def may_read(self, at: float) -> None:
+        """Raises Unavailable when not even reads may be answered: nobody vouches for this store."""
+        if self.granted:
+            return
+        if self.ledger.cluster is None:
+            raise Unavailable(self.note)
+        alive = [h for h in self.reports.values() if at - h.at <= limits.DOWN_S]
+        if not alive or self._outrun() is not None:
+            raise Unavailable(self.note)
+
+    def _outrun(self) -> wire.Report | None:
+        served = (self.ledger.incarnation, 0) if self.granted else self.ledger.opened
+        return cluster.newer(self.reports, self.ledger.incarnation, served)
+
+    # --- reports -------------------------------------------------------------------------------
+
+    async def report(self, request: wire.Report, caller: Caller) -> wire.Instructions:
+        """A dataserver, each second."""
+        at, at_ns = await now(), await clock()
+        refused = self._refusal(request)
+        if refused:
+            return self._instructions(request, refused)
+        self.reports[request.slot] = cluster.Heard(at, request)
+        if self.ledger.cluster is None:
+            self._found(at, at_ns)
+            return self._instructions(request)
+        if not self.granted:
+            self._vote(at)
+        if self.granted:
+            self._record(request, at, at_ns)
+        self._watch(at)
+        return self._instructions(request)
+
+    def _refusal(self, report: wire.Report) -> str:
+        ours = self.ledger.cluster
+        if report.slot >= len(report.addresses):
+            return f"slot {report.slot} is not in its own list of {len(report.addresses)} ports"
+        if ours is None:
+            if report.cluster:
+                self.note = cluster.founding({report.slot: cluster.Heard(0.0, report)}, 0.0)[1]
+                log.error("%s", self.note)
+                return self.note
+            first = next((h.report for h in self.reports.values()), report)
+            if first.addresses != report.addresses and first.slot != report.slot:
+                shown = " ".join(addresses.short(a) for a in first.addresses)
+                return f"its list of ports differs from that of slot {first.slot}: {shown}"
+            return ""
+        if report.cluster and report.cluster != ours.uuid:
+            return (
+                f"its store belongs to cluster {report.cluster.hex()}, "
+                f"this is cluster {ours.uuid.hex()}"
+            )
+        if report.addresses != self.ledger.ring:
+            shown = " ".join(addresses.short(a) for a in self.ledger.ring)
+            return f"its list of ports differs from the cluster's: {shown}"
+        if self.granted:
+            verdict = cluster.judge(self.ledger.servers[report.slot], self.ledger.servers, report)
+            return verdict.text if verdict.server is None else ""
+        return ""
+
+    def _found(self, at: float, at_ns: int) -> None:
+        ring, self.note = cluster.founding(self.reports, at)
+        if ring is None:
+            return
+        epoch = Epoch(1)
+        founded = Cluster(os.urandom(16), self.block_bytes, limits.REPLICAS, epoch)
+        with self.ledger.raw() as txn:
+            txn.put(schema.CLUSTER, records.pack(founded))
+            txn.put(schema.number_key(b"r", epoch), records.pack(Ring(ring)))
+            for slot, heard in self.reports.items():
+                server = cluster.fresh(heard.report)
+                txn.put(schema.number_key(b"s", slot), records.pack(server))
+            namespace.found(Tables(txn, self.ledger.proven, self.ledger.change_floor), at_ns)
+        self.ledger.store.end_round()  # on disk before the first server hears of it
+        self.ledger.load()
+        self.note = "waiting for the votes of more than half of the dataservers"
+        log.warning("founded cluster %s of %d dataservers", founded.uuid.hex(), len(ring))
+        self._watch(at)
+
+    def _vote(self, at: float) -> None:
+        outrun = self._outrun()
+        if outrun is not None:
+            self.note = (
+                f"this metaserver's store is an old copy: the dataserver in slot {outrun.slot} has "
+                f"seen incarnation {max(outrun.promised, outrun.served_incarnation)}: start the "
+                "metaserver with its newest store"
+            )
+            return
+        servers = self.ledger.servers
+        self.granted = cluster.granted(servers, self.reports, self.ledger.incarnation, at)
+        if self.granted:
+            self.note = ""
+            log.info("granted by more than half of the dataservers: serving")
+            notify(self.changed)
+
+    def _record(self, report: wire.Report, at: float, at_ns: int) -> None:
+        """What the report changes about its slot, and its events."""
+        ledger, slot = self.ledger, report.slot
+        server = ledger.servers[slot]
+        verdict = cluster.judge(server, ledger.servers, report)
+        assert verdict.server is not None, "refused above"
+        news = verdict.server
+        if cluster.trusted(news, report) and report.reconciled > news.reconciled:
+            news = replace(news, reconciled=report.reconciled)
+        moved = replace(news, synced_round=server.synced_round) != server
+        if moved or (news != server and at - self._persisted > PERSIST_S):
+            self._persisted = at
+            ledger.set_server(slot, news)
+        else:
+            ledger.servers[slot] = news
+        if verdict.kind:
+            ledger.event(
+                at_ns, verdict.kind, f"{addresses.short(ledger.ring[slot])} {verdict.text}"
+            )
+        for event in report.events:
+            ledger.event(event.at_ns or at_ns, event.kind, event.text)
+
+    def _instructions(self, report: wire.Report, refused: str = "") -> wire.Instructions:
+        ledger, ours = self.ledger, self.ledger.cluster
+        server = ledger.servers.get(report.slot)
+        served = (ledger.incarnation, ledger.store.synced) if self.granted else ledger.opened
+        claim = wire.Claim(ledger.incarnation, Incarnation(served[0]), served[1])
+        known = ours is not None and server is not None and server.uuid == report.uuid
+        return wire.Instructions(
+            cluster=ours.uuid if ours else b"",
+            epoch=ours.epoch if ours else Epoch(0),
+            addresses=ledger.ring,
+            block_bytes=self.block_bytes,
+            life=server.life if server and known else report.life,
+            claim=claim,
+            granted=self.granted,
+            wiped=bool(server and server.reconciled < server.refill),
+            reconcile=server.reconcile if server and known else 0,
+            drops=self.droppable,
+            refused=refused,
+        )
+
+    # --- the map -------------------------------------------------------------------------------
+
+    def _watch(self, at: float) -> None:
+        """Recompute the cluster map; tell the mounts when it changed."""
+        if self.ledger.cluster is None:
+            return
+        members = cluster.members(self.ledger.ring, self.ledger.servers, self.reports, at)
+        if members == self.map.members:
+            return
+        for old, new in zip(self.map.members, members):
+            if old.state is not new.state:
+                name = addresses.short(new.address)
+                log.info("dataserver %s: %s -> %s", name, old.state.name, new.state.name)
+        self.map = cluster.Map(self.map.version + 1, members)
+        self.broadcast(wire.MapChanged(self.shown_map()))
+        notify(self.changed)
+
+    def shown_map(self) -> wire.ClusterMap:
+        """The cluster map for the wire."""
+        ours = self.ledger.cluster
+        return self.map.shown(ours.epoch if ours else Epoch(0))
+
+    def tasks(self) -> list[tuple[str, Coroutine[Trap, None, None]]]:
+        """What runs beside the requests."""
+        return [("watch", self.watch())]
+
+    async def watch(self) -> None:
+        """Silence makes a server down; drops ripen."""
+        while True:
+            await sleep(limits.BEAT_S / 4)
+            at = await now()
+            self._watch(at)
+            while self.queued and at - self.queued[0][0] >= limits.KEEP_SUPERSEDED_S:
+                self.droppable = self.queued.pop(0)[1]
+
+    # --- drops ---------------------------------------------------------------------------------
+
+    def dropped(self, at: float, number: int) -> None:
+        """A write block has queued drops up to `number`."""
+        self.queued.append((at, number))
+
+    async def take_drops(self, request: wire.TakeDrops, caller: Caller) -> wire.Drops:
+        """The next of the queue for a slot; what all slots have done is forgotten."""
+        self.may_change()
+        ledger = self.ledger
+        server = ledger.servers.get(request.slot)
+        if server is None or server.uuid != request.uuid:
+            raise Foreign("not the store that this slot is known for")
+        if request.done > server.dropped:
+            ledger.set_server(request.slot, replace(server, dropped=request.done))
+            done = min(server.dropped for server in ledger.servers.values())
+            with ledger.raw() as txn:
+                first, end = schema.number_key(b"d", 0), schema.number_key(b"d", done + 1)
+                for key in [key for key, _ in txn.scan(first, end)]:
+                    txn.delete(key)
+        items: list[wire.DropItem] = []
+        size = 0
+        with ledger.store.read() as read:
+            first = schema.number_key(b"d", request.done + 1)
+            for key, payload in read.scan(first, schema.number_key(b"d", self.droppable + 1)):
+                record = decode(DropRecord, key, payload)
+                size += len(payload)
+                if items and (size > limits.HEAD_BYTES // 2 or len(items) == DROPS):
+                    break
+                items.append(wire.DropItem(schema.number_of_key(key), record.ino, record.versions))
+        return wire.Drops(tuple(items))
+
+    # --- what must be where --------------------------------------------------------------------
+
+    async def inventory(self, request: wire.Inventory, caller: Caller) -> wire.Stock:
+        """Map pages with blocks on a slot."""
+        self.may_read(await now())
+        servers = len(self.ledger.ring)
+        with self.ledger.view() as view:
+            return extents.inventory(
+                view, request.slot, request.ino, request.page, lambda epoch: servers
+            )
+
+    async def judge(self, request: wire.Judge, caller: Caller) -> wire.Judgement:
+        """Which versions are named by a map, or may still be."""
+        self.may_change()
+        with self.ledger.view() as view:
+            return wire.Judgement(bytes([self._keep(view, name) for name in request.names]))
+
+    def _keep(self, view: View, name: Name) -> bool:
+        """Damaged metadata proves nothing: then the version stays."""
+        try:
+            return self._may_count(view, name)
+        except Damaged:
+            return True
+
+    def _may_count(self, view: View, name: Name) -> bool:
+        inode = view.find(name.ino)
+        if inode is None:
+            return False
+        if extents.named(view, name):
+            return True
+        if name.version.token < inode.token:
+            return False
+        held = self.sessions.holder(name.ino)
+        if held is None:
+            return not self.sessions.all_announced()
+        return held.token != name.version.token or name.version.sequence >= held.floor
+
+    # --- status --------------------------------------------------------------------------------
+
+    async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:
+        """All of `zdfs status`."""
+        at = await now()
+        ours = self.ledger.cluster
+        servers = [self._server_status(member, at) for member in self.map.members]
+        mounts = [
+            wire.SessionStatus(m.session, m.record.host, m.record.mount, m.blocked)
+            for m in self.sessions.mounts.values()
+        ]
+        try:
+            events = [wire.Event(*event) for event in self.ledger.events(128)]
+        except Damaged as error:
+            events = [wire.Event(0, "damage", f"the event log: {error}")]
+        return wire.Status(
+            ours.uuid if ours else b"", self.note, self.block_bytes, self.ledger.incarnation,
+            tuple(servers), tuple(mounts[: limits.SESSIONS]), tuple(events),
+        )  # fmt: skip
+
+    def _server_status(self, member: wire.Member, at: float) -> wire.ServerStatus:
+        heard = self.reports.get(member.slot)
+        if heard is None:
+            nothing = wire.Health(State.DOWN, 0, 0, 0, 0, None, 0, 0, 0, "")
+            return wire.ServerStatus(member, nothing, 2**63)
+        return wire.ServerStatus(member, heard.report.health, int((at - heard.at) * 1000))
+
+    async def skip(self, request: wire.Skip, caller: Caller) -> wire.Done:
+        """Commits go ahead without a server, to test what it does when it is back."""
+        if not self.faults:
+            raise FaultsForbidden("the metaserver refuses faults: start it with --faults")
+        self.may_change()
+        server = self.ledger.servers.get(request.slot)
+        if server is None:
+            raise BadMessage(f"there is no slot {request.slot}")
+        # Back in the ring it has to look for what it missed.
+        again = server.reconcile + (1 if server.skipped and not request.on else 0)
+        self.ledger.set_server(request.slot, replace(server, skipped=request.on, reconcile=again))
+        self._watch(await now())
+        return wire.Done()
+
+
+def space(
+    ledger: Ledger, reports: dict[Slot, cluster.Heard], inodes: int, stored: int
+) -> wire.Space:
+    """statfs: every block stands on three of N servers, and the fullest server decides."""
+    healths = [reports[s].report.health for s in ledger.servers if s in reports]
+    servers, copies = len(ledger.servers), limits.REPLICAS
+    free = min((h.free_bytes for h in healths), default=0) * servers // copies
+    free = min(free, max(0, ledger.store.free_bytes()) * 64)
+    free_inodes = max(0, ledger.store.free_bytes()) // 512
+    return wire.Space(free + stored, free, inodes + free_inodes, free_inodes)

@@ -1,0 +1,461 @@
+"""FUSE's operations over a volume: C arguments in, an errno or a count out.
+
+`Operations` has a method for each member of struct fuse_operations that we serve, with C's
+arguments (those that only libfuse3 passes have defaults), a few lines each.  What is not here is
+ENOSYS, which the kernel remembers and handles: lseek, copy_file_range, access, fsyncdir and locks
+(local to the mount).  Names and paths are bytes, as libfuse passes them.
+
+`answer` is the seam: it turns every failure into its errno, and everything unexpected, SystemExit
+too, into EIO and a traceback in the log.  No exception gets past it, for ctypes would say success.
+
+**Unlinked, still open.**  libfuse renames such a file to `.fuse_hidden` + 16 hex digits instead of
+unlinking it, and unlinks that name after the last close.  `Volume.hide` unlinks the file at once
+and lets the hidden name reach its orphan, on this mount only.  Before a rename *onto* an open file
+libfuse puts the target aside in the same way; done literally, the name would be gone for a while,
+and for ever if we died in between.  So this is only noted, and `Volume.rename` is told the hidden
+name: it replaces in one step, and the hidden name reaches what was replaced.
+
+**security.capability** is asked for before each write().  Until somebody sets one through this
+mount the answer is ENODATA, from memory.
+"""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import logging
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from zdfs import kernel, limits
+from zdfs.calls import Trap
+from zdfs.checksum import Buffer
+from zdfs.errors import Failure, Interrupted, Posix, StartError
+from zdfs.wire import Attributes, Space
+
+log = logging.getLogger("zdfs.mount")
+
+T = TypeVar("T")
+HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}", re.DOTALL)
+CAPABILITY = b"security.capability"
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # sys/stat.h
+NOBODY = 0xFFFFFFFF  # chown(2): leave it
+PLUS_ASKED, PLUS_GIVEN = 1, 2  # FUSE_READDIR_PLUS, FUSE_FILL_DIR_PLUS
+
+
+class Volume(Protocol):
+    """The file system of one mount.  Paths are absolute; failures are errors.Failure.
+
+    lookup and stat know what is written here and not yet flushed.  A hidden name (`hide`, `rename`)
+    reaches its inode in every operation until it is unlinked; no listing shows it.
+    """
+
+    @property
+    def block_bytes(self) -> int: ...
+    async def lookup(self, path: bytes) -> Attributes: ...
+    async def stat(self, handle: int) -> Attributes: ...
+    async def open(self, path: bytes, flags: int) -> tuple[int, bool]:
+        """A handle (> 0), and whether the kernel may keep its pages.  Honours O_TRUNC."""
+        ...
+
+    async def create(self, path: bytes, mode: int, uid: int, gid: int, flags: int) -> int: ...
+    async def read(self, handle: int, size: int, offset: int) -> Buffer: ...
+    async def write(self, handle: int, data: memoryview, offset: int) -> int:
+        """`data` is valid only during the call; the offset means nothing under O_APPEND."""
+        ...
+
+    async def flush(self, handle: int) -> None:
+        """close(2); after Interrupted the data is flushed later."""
+        ...
+
+    async def fsync(self, handle: int) -> None: ...
+    async def release(self, handle: int) -> None: ...
+    async def truncate(self, path: bytes | None, handle: int | None, size: int) -> None: ...
+    async def make(
+        self, path: bytes, mode: int, uid: int, gid: int, rdev: int = 0, target: bytes = b""
+    ) -> None: ...
+    async def unlink(self, path: bytes) -> None: ...
+    async def rmdir(self, path: bytes) -> None: ...
+    async def readlink(self, path: bytes) -> bytes: ...
+    async def link(self, old: bytes, new: bytes) -> None: ...
+    async def rename(self, old: bytes, new: bytes, flags: int, hidden: bytes = b"") -> None:
+        """`hidden`: what is at `new` now is open here; this name reaches it from now on, whether
+        the rename succeeds or fails, and unlinking it only ends the name unless it is an orphan."""
+        ...
+
+    async def is_open(self, path: bytes) -> bool: ...
+    async def hide(self, path: bytes, hidden: bytes) -> None: ...
+    async def set_attributes(
+        self,
+        path: bytes | None,
+        handle: int | None,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        now: bool = False,
+    ) -> None:
+        """None: leave it.  `now`: the times that are not None are to be the present."""
+        ...
+
+    async def opendir(self, path: bytes) -> int: ...
+    async def readdir(
+        self, handle: int, offset: int
+    ) -> Sequence[tuple[bytes, Attributes | None, int]]:
+        """(name, attributes, next offset) from an offset, "." and ".." too; empty: the end."""
+        ...
+
+    async def releasedir(self, handle: int) -> None: ...
+    async def getxattr(self, path: bytes, name: bytes) -> bytes: ...
+    async def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None: ...
+    async def listxattr(self, path: bytes) -> Sequence[bytes]: ...
+    async def removexattr(self, path: bytes, name: bytes) -> None: ...
+    async def statfs(self) -> Space: ...
+    async def sync_all(self) -> None: ...
+
+
+class Run(Protocol):
+    """Runs a coroutine of traps in the calling thread (link.run)."""
+
+    def __call__(self, coroutine: Coroutine[Trap, Any, T]) -> T: ...
+
+
+def _nothing() -> None:
+    """Nobody waits for the mount."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to mount.  `options`: as after -o, later ones win."""
+
+    source: str  # the metaserver, HOST:PORT
+    options: tuple[str, ...] = ()
+    timeout_s: float = limits.CACHE_S  # of names and attributes in the kernel
+    read_ahead_kib: int = limits.READ_AHEAD_KIB
+    ready: Callable[[], None] = _nothing  # called once when the kernel is connected
+
+
+def mount(directory: Path, volume: Volume, run: Run, settings: Settings) -> None:
+    """Serve `volume` on `directory` until it is unmounted or the process told to end.
+
+    Everything is flushed then.  StartError when it can't be mounted.  Call it in the main thread.
+    """
+    operations = Operations(volume, run, settings)
+    callbacks = {
+        name: answer(getattr(operations, name))
+        for name, _, *_ in kernel.binding().module.fuse_operations._fields_
+        if callable(getattr(operations, name, None))
+    }
+
+    def flush() -> None:
+        try:
+            run(volume.sync_all())
+        except Failure as error:
+            log.error(
+                "%s ends and can't be flushed, what was written last may be lost: %s",
+                directory,
+                error,
+            )
+
+    def ready() -> None:
+        kernel.raise_read_ahead(directory, settings.read_ahead_kib)
+        settings.ready()
+
+    kernel.Mount(directory, callbacks, _options(settings), flush).run(ready)
+
+
+def _options(settings: Settings) -> list[str]:
+    """What libfuse is told after -o."""
+    if len(settings.options) > limits.MOUNT_OPTIONS:
+        raise StartError(f"{len(settings.options)} mount options: {limits.MOUNT_OPTIONS} at most")
+    chosen = [
+        "default_permissions",
+        f"fsname=zdfs:{settings.source}",
+        "subtype=zdfs",
+        f"attr_timeout={settings.timeout_s}",
+        f"entry_timeout={settings.timeout_s}",
+        "negative_timeout=0",
+    ]
+    if kernel.binding().major == 2:
+        chosen += ["use_ino", "big_writes", f"max_background={limits.FUSE_BACKGROUND}"]
+    if _may_allow_other():
+        chosen.append("allow_other")
+    return chosen + list(settings.options)
+
+
+def _may_allow_other() -> bool:
+    """fusermount lets root, and others where the administrator says so in fuse.conf."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
+
+
+def answer(operation: Callable[..., int | None]) -> Callable[..., int]:
+    """The seam: an operation's count, or minus its errno; never an exception, never a false 0."""
+    name = operation.__name__
+
+    @functools.wraps(operation)
+    def answered(*arguments: Any) -> int:
+        try:
+            return operation(*arguments) or 0
+        except Failure as failure:
+            number = failure.number if failure.number > 0 else errno.EIO  # 0 would be success
+            if number == errno.EIO:
+                _report(logging.WARNING, f"{name} %s: EIO, {failure}", arguments)
+            return -number
+        except BaseException:
+            _report(logging.ERROR, f"{name} %s: unexpected, answered EIO", arguments)
+            return -errno.EIO
+
+    return answered
+
+
+def _report(level: int, text: str, arguments: Sequence[Any]) -> None:
+    """Log what an operation was about: its path, else its handle.  Whatever goes wrong here, the
+    answer must still leave."""
+    with contextlib.suppress(BaseException):
+        about = [os.fsdecode(a) for a in arguments[:1] if isinstance(a, bytes)]
+        files = [a.contents for a in arguments if a and hasattr(a, "contents")]
+        about += [f"of handle {file.fh}" for file in files if hasattr(file, "fh")]
+        subject = " ".join(about).encode(errors="backslashreplace").decode()
+        log.log(level, text.replace("%s", subject, 1), exc_info=level >= logging.ERROR)
+
+
+def _handle(file: Any) -> int | None:
+    return file.contents.fh if file else None
+
+
+class Aside(threading.local):
+    """What libfuse just put aside in this thread, before renaming onto it: (path, hidden)."""
+
+    pair: tuple[bytes, bytes] | None = None
+
+
+class Operations:
+    """struct fuse_operations.  `file`: a pointer to struct fuse_file_info, or None."""
+
+    def __init__(self, volume: Volume, run: Run, settings: Settings):
+        self._volume = volume
+        self._run = run
+        self._fill_stat = kernel.binding().fill_stat
+        self._capabilities = False  # somebody set one through this mount
+        self._aside = Aside()
+
+    def init(self, connection: Any, config: Any = None) -> int:
+        """Settle what only the two structures can say; once, before everything else."""
+        if hasattr(connection, "contents"):
+            settled = connection.contents
+            settled.want &= ~kernel.SPLICE
+            settled.max_background = limits.FUSE_BACKGROUND
+            settled.congestion_threshold = limits.FUSE_BACKGROUND * 3 // 4
+        if config:
+            config.contents.use_ino = 1
+            config.contents.nullpath_ok = 1
+        return 0
+
+    # --- attributes ----------------------------------------------------------------------------
+
+    def getattr(self, path: bytes | None, into: Any, file: Any = None) -> None:
+        """stat, fstat and the kernel's LOOKUP."""
+        if file:
+            found = self._run(self._volume.stat(file.contents.fh))
+        else:
+            assert path is not None
+            found = self._run(self._volume.lookup(path))
+        self._fill_stat(into, found, self._volume.block_bytes)
+
+    fgetattr = getattr
+
+    def chmod(self, path: bytes | None, mode: int, file: Any = None) -> None:
+        self._run(self._volume.set_attributes(path, _handle(file), mode=stat.S_IMODE(mode)))
+
+    def chown(self, path: bytes | None, uid: int, gid: int, file: Any = None) -> None:
+        """-1 leaves one as it is."""
+        new_uid, new_gid = (None if number == NOBODY else number for number in (uid, gid))
+        self._run(self._volume.set_attributes(path, _handle(file), uid=new_uid, gid=new_gid))
+
+    def truncate(self, path: bytes | None, size: int, file: Any = None) -> None:
+        self._run(self._volume.truncate(path, _handle(file), size))
+
+    ftruncate = truncate
+
+    def utimens(self, path: bytes | None, times: Any, file: Any = None) -> None:
+        """Each time may be given, UTIME_NOW or UTIME_OMIT.  One given and one NOW: two steps."""
+        pair = (times.contents.actime, times.contents.modtime) if times else (None, None)
+        nows = [spec is None or spec.tv_nsec == UTIME_NOW for spec in pair]
+        given = [
+            (
+                None
+                if spec is None or spec.tv_nsec in (UTIME_NOW, UTIME_OMIT)
+                else spec.tv_sec * kernel.NS + spec.tv_nsec
+            )
+            for spec in pair
+        ]
+        handle, change = _handle(file), self._volume.set_attributes
+        if given != [None, None]:
+            self._run(change(path, handle, atime_ns=given[0], mtime_ns=given[1]))
+        if any(nows):
+            atime, mtime = (0 if now else None for now in nows)
+            self._run(change(path, handle, atime_ns=atime, mtime_ns=mtime, now=True))
+
+    def statfs(self, path: bytes, into: Any) -> None:
+        """What can still be stored."""
+        space, unit = self._run(self._volume.statfs()), self._volume.block_bytes
+        said = into.contents
+        said.f_bsize = said.f_frsize = unit
+        said.f_blocks = space.total_bytes // unit
+        said.f_bfree = said.f_bavail = space.free_bytes // unit
+        said.f_files = space.inodes
+        said.f_ffree = said.f_favail = space.free_inodes
+        said.f_namemax = limits.NAME_BYTES
+
+    # --- names ---------------------------------------------------------------------------------
+
+    def mknod(self, path: bytes, mode: int, rdev: int) -> None:
+        uid, gid, _ = kernel.caller()
+        self._run(self._volume.make(path, mode, uid, gid, rdev))
+
+    def mkdir(self, path: bytes, mode: int) -> None:
+        uid, gid, _ = kernel.caller()
+        self._run(self._volume.make(path, stat.S_IFDIR | mode, uid, gid))
+
+    def symlink(self, target: bytes, path: bytes) -> None:
+        uid, gid, _ = kernel.caller()
+        mode = stat.S_IFLNK | 0o777
+        self._run(self._volume.make(path, mode, uid, gid, target=target))
+
+    def readlink(self, path: bytes, into: Any, size: int) -> None:
+        target = self._run(self._volume.readlink(path))
+        kernel.fill(into, target[: size - 1] + b"\0")
+
+    def link(self, old: bytes, new: bytes) -> None:
+        self._run(self._volume.link(old, new))
+
+    def unlink(self, path: bytes) -> None:
+        self._run(self._volume.unlink(path))
+
+    def rmdir(self, path: bytes) -> None:
+        self._run(self._volume.rmdir(path))
+
+    def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
+        """rename, or libfuse putting an open file aside (see above)."""
+        if HIDDEN.fullmatch(new.rpartition(b"/")[2]) and self._run(self._volume.is_open(old)):
+            if kernel.replacing():
+                self._aside.pair = (old, new)
+            else:
+                self._run(self._volume.hide(old, new))
+            return
+        (replaced, hidden), self._aside.pair = self._aside.pair or (b"", b""), None
+        name = hidden if replaced == new else b""
+        self._run(self._volume.rename(old, new, flags, name))
+
+    # --- content -------------------------------------------------------------------------------
+
+    def create(self, path: bytes, mode: int, file: Any) -> None:
+        """open(2) of a name that was not there."""
+        uid, gid, _ = kernel.caller()
+        fi = file.contents
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        fi.fh = self._run(self._volume.create(path, mode, uid, gid, fi.flags))
+
+    def open(self, path: bytes, file: Any) -> None:
+        fi = file.contents
+        fi.fh, fi.keep_cache = self._run(self._volume.open(path, fi.flags))
+
+    def read(self, path: bytes | None, into: Any, size: int, offset: int, file: Any) -> int:
+        data = self._run(self._volume.read(file.contents.fh, size, offset))
+        assert len(data) <= size
+        return kernel.fill(into, data)
+
+    def write(self, path: bytes | None, data: Any, size: int, offset: int, file: Any) -> int:
+        view = kernel.readable(data, size)
+        return self._run(self._volume.write(file.contents.fh, view, offset))
+
+    def flush(self, path: bytes | None, file: Any) -> None:
+        """close(2).  Nobody waits for the answer to a process that is being killed."""
+        kernel.closing()
+        try:
+            self._run(self._volume.flush(file.contents.fh))
+        except Interrupted:
+            if not kernel.killed(kernel.caller().pid):
+                raise
+
+    def fsync(self, path: bytes | None, data_only: int, file: Any) -> None:
+        self._run(self._volume.fsync(file.contents.fh))
+
+    def release(self, path: bytes | None, file: Any) -> None:
+        self._run(self._volume.release(file.contents.fh))
+
+    # --- directories ---------------------------------------------------------------------------
+
+    def opendir(self, path: bytes, file: Any) -> None:
+        file.contents.fh = self._run(self._volume.opendir(path))
+
+    def readdir(
+        self,
+        path: bytes | None,
+        into: Any,
+        filler: Callable[..., int],
+        offset: int,
+        file: Any,
+        flags: int | None = None,
+    ) -> None:
+        """Entries from `offset` until libfuse's buffer is full.
+
+        With attributes where the kernel asks for them.  (libfuse 3.14 then keeps the node of the
+        one entry that did not fit: some bytes per listed file, at most.)
+        """
+        entry = kernel.binding().module.c_stat()
+        plus = PLUS_GIVEN if flags and flags & PLUS_ASKED else 0
+        while page := self._run(self._volume.readdir(file.contents.fh, offset)):
+            for name, attributes, offset in page:
+                shown = None
+                if attributes is not None:
+                    self._fill_stat(ctypes.byref(entry), attributes, self._volume.block_bytes)
+                    shown = entry
+                extra = () if flags is None else (plus if shown else 0,)
+                if filler(into, name, shown, offset, *extra):
+                    return
+
+    def releasedir(self, path: bytes | None, file: Any) -> None:
+        self._run(self._volume.releasedir(file.contents.fh))
+
+    # --- extended attributes -------------------------------------------------------------------
+
+    def getxattr(self, path: bytes, name: bytes, into: Any, size: int) -> int:
+        """Size 0 asks how long it is."""
+        if name == CAPABILITY and not self._capabilities:
+            return -errno.ENODATA
+        return _give(self._run(self._volume.getxattr(path, name)), into, size)
+
+    def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
+        if name == CAPABILITY:
+            self._capabilities = True
+        data = bytes(kernel.readable(value, size)) if size else b""
+        self._run(self._volume.setxattr(path, name, data, flags))
+
+    def listxattr(self, path: bytes, into: Any, size: int) -> int:
+        names = self._run(self._volume.listxattr(path))
+        return _give(b"".join(name + b"\0" for name in names), into, size)
+
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        self._run(self._volume.removexattr(path, name))
+
+
+def _give(value: bytes, into: Any, size: int) -> int:
+    """Fill a buffer of `size` (0: only say how much it would be); ERANGE when it is too small."""
+    if size and len(value) > size:
+        raise Posix(errno.ERANGE)
+    return kernel.fill(into, value) if size else len(value)

@@ -1,0 +1,334 @@
+"""How a mount reads: the map page, a replica, the check, the next replica (DESIGN 7).
+
+    bytes of a block = unflushed here, or the version that the map names, or zeros (a hole)
+
+A version is asked of one replica after the other: those that answer first, suspects last.  What
+arrives is checked against the map's seal; anything else counts as damage: the next replica is
+asked, and the server told to repair itself.  When no replica has it, the map may have moved:
+it is read again.  When the map still names it and every live replica says no, or nobody answers for
+`limits.GIVE_UP_READ_S`, the read is EIO.
+"""
+
+import logging
+
+from zdfs import addresses, blockmap, checksum, limits, placement, wire
+from zdfs.cache import Blocks, File
+from zdfs.calls import Condition, notify, now, sleep, spawn, wait
+from zdfs.checksum import Buffer
+from zdfs.contact import Contact
+from zdfs.errors import Damaged, Failure
+from zdfs.ids import BlockNo, PageNo, Slot
+from zdfs.wire import Held
+
+log = logging.getLogger("zdfs.mount")
+
+MAP_PAGES = 16  # pages asked for at once: 64 MiB at the default block size
+
+
+class Search:
+    """One wanted version and the replicas that were asked for it."""
+
+    __slots__ = ("want", "asked", "silent", "missing")
+
+    def __init__(self, want: wire.Wanted):
+        self.want = want
+        self.asked: set[Slot] = set()
+        self.silent = False  # some replica did not answer
+        self.missing = 0  # replicas that say no
+
+
+class Reader:
+    """Blocks of files, from the nearest place that has them."""
+
+    def __init__(self, contact: Contact):
+        self.contact = contact
+        self.blocks = Blocks()
+
+    # --- map pages -----------------------------------------------------------------------------
+
+    async def know(self, file: File, first: BlockNo, last: BlockNo) -> None:
+        """Have the map pages of these blocks; fresh ones when another mount may write the file."""
+        if not file.token and await now() - file.map_at > limits.CACHE_S:
+            await self.refresh(file)
+        page = blockmap.page_of(first)[0]
+        while page <= blockmap.page_of(last)[0]:
+            if page in file.pages:
+                page = PageNo(page + 1)
+                continue
+            reply = await self.contact.ask(wire.ReadMap(file.ino, page, MAP_PAGES))
+            self.take(file, reply.attributes)
+            for number, entries in reply.pages:
+                file.pages.setdefault(number, blockmap.unpack_page(entries))
+
+    def take(self, file: File, attributes: wire.Attributes) -> None:
+        """Newer attributes of a file; when another mount changed it, its map is void."""
+        if attributes.change > file.attributes.change:
+            if not file.token and not file.busy:
+                file.pages.clear()
+            file.attributes = attributes
+        if not file.busy:
+            file.size = file.attributes.size
+
+    async def refresh(self, file: File) -> None:
+        """Look whether the map moved."""
+        found = await self.contact.ask(wire.GetAttributes(file.ino))
+        self.take(file, found.attributes)
+        file.map_at = await now()
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def read(self, file: File, size: int, offset: int) -> Buffer:
+        """Up to `size` bytes at `offset`; short only at the end of the file."""
+        if not file.token and await now() - file.map_at > limits.CACHE_S:
+            await self.refresh(file)
+        size = max(0, min(size, file.size - offset))
+        if not size:
+            return b""
+        block_bytes = self.contact.block_bytes
+        first, last = BlockNo(offset // block_bytes), BlockNo((offset + size - 1) // block_bytes)
+        await self._ahead(file, offset, size)
+        found = await self.fetch(file, first, last)
+        pieces = []
+        for block in range(first, last + 1):
+            start = block * block_bytes
+            low, high = max(offset - start, 0), min(offset + size - start, block_bytes)
+            data = found[BlockNo(block)]
+            if len(data) < high:
+                data = bytes(data) + bytes(high - len(data))
+            pieces.append(data if low == 0 and high == len(data) else memoryview(data)[low:high])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def fetch(self, file: File, first: BlockNo, last: BlockNo) -> dict[BlockNo, Buffer]:
+        """The blocks as a reader sees them now (shorter than a block: zeros follow)."""
+        await self.know(file, first, last)
+        found: dict[BlockNo, Buffer] = {}
+        wanted: list[BlockNo] = []
+        for number in range(first, last + 1):
+            block = BlockNo(number)
+            above = next(file.unflushed(block), None)
+            below = self.visible_below(file, block)
+            if above is not None and above.whole(below):
+                found[block] = bytes(above.data)
+            elif above is None and not below:
+                found[block] = b""
+            else:
+                wanted.append(block)
+        if wanted:
+            clean = await self.clean(file, wanted)
+            # No trap from here on: what `clean` is of and what is unflushed belong together.
+            for block in wanted:
+                merged = clean[block]
+                for above in reversed(list(file.unflushed(block))):
+                    merged = above.over(merged)
+                found[block] = merged
+        return found
+
+    def visible_below(self, file: File, block: BlockNo) -> int:
+        """How far the committed version of a block reaches."""
+        entry = file.entry(block) if file.knows(block) else None
+        return entry.visible if entry else 0
+
+    async def clean(self, file: File, blocks: list[BlockNo]) -> dict[BlockNo, Buffer]:
+        """The visible bytes of the versions that the map names, as of the moment of returning."""
+        deadline = await now() + limits.GIVE_UP_READ_S
+        while True:
+            await self.know(file, blocks[0], blocks[-1])
+            wants = self._wants(file, blocks)
+            try:
+                await self._have(wants, file, deadline)
+            except Damaged as error:
+                await self.reload(file)
+                await self.know(file, blocks[0], blocks[-1])
+                if [want.name for want in self._wants(file, blocks)] == [w.name for w in wants]:
+                    log.error("read error: %s", error)
+                    raise
+                continue
+            found = self._cached(file, blocks)
+            if found is not None:
+                return found
+
+    def _cached(self, file: File, blocks: list[BlockNo]) -> dict[BlockNo, Buffer] | None:
+        """The blocks from the cache; None when the map moved on or the cache did."""
+        found: dict[BlockNo, Buffer] = {}
+        for block in blocks:
+            if not file.knows(block):
+                return None
+            entry = file.entry(block)
+            if entry is None:
+                found[block] = b""
+                continue
+            data = self.blocks.get(blockmap.name_of(file.ino, block, entry))
+            if data is None:
+                return None
+            found[block] = data if len(data) == entry.visible else memoryview(data)[: entry.visible]
+        return found
+
+    def _wants(self, file: File, blocks: list[BlockNo]) -> list[wire.Wanted]:
+        return [want for block in blocks if (want := self._want(file, block)) is not None]
+
+    async def reload(self, file: File) -> None:
+        """Forget the map and read it again.  Under our grant it is ours: nothing else moves it."""
+        if not file.token:
+            file.pages.clear()
+            await self.refresh(file)
+
+    def _want(self, file: File, block: BlockNo) -> wire.Wanted | None:
+        entry = file.entry(block) if file.knows(block) else None
+        if entry is None:
+            return None
+        name = blockmap.name_of(file.ino, block, entry)
+        start = file.attributes
+        return wire.Wanted(name, entry.seal, start.epoch, start.start, entry.stored)
+
+    # --- fetching versions ---------------------------------------------------------------------
+
+    async def _have(self, wants: list[wire.Wanted], file: File, deadline: float) -> None:
+        """Bring versions into the cache; waits for those that another reader is fetching."""
+        while True:
+            wants = [want for want in wants if want.name not in self.blocks]
+            mine = [want for want in wants if want.name not in file.fetching]
+            if not wants:
+                return
+            if not mine:
+                await wait(file.fetching[wants[0].name], limits.TIMEOUT_S)
+                continue
+            condition = Condition()
+            for want in mine:
+                file.fetching[want.name] = condition
+            try:
+                await self._search([Search(want) for want in mine], deadline)
+            finally:
+                for want in mine:
+                    del file.fetching[want.name]
+                notify(condition)
+            if len(mine) == len(wants):
+                return
+
+    async def _search(self, searches: list[Search], deadline: float) -> None:
+        """Ask replica after replica until each version was found; Damaged when none has one."""
+        left = searches
+        while left:
+            at = await now()
+            asks: dict[Slot, list[Search]] = {}
+            for search in left:
+                slot = self._next_replica(search, at)
+                if slot is not None:
+                    search.asked.add(slot)
+                    asks.setdefault(slot, []).append(search)
+            left = await self._ask(asks) + [
+                s for s in left if not any(s in a for a in asks.values())
+            ]
+            left = await self._hopeless(left, deadline)
+
+    def _next_replica(self, search: Search, at: float) -> Slot | None:
+        want = search.want
+        slots = placement.slots(want.start, want.name.block, self.contact.servers)
+        fresh = [slot for slot in slots if slot not in search.asked]
+        alive = [slot for slot in fresh if self.contact.alive(slot, at)]
+        if alive:
+            return alive[0]
+        # Nobody that seems alive: a suspect may have been slow, a server back since the map.
+        return fresh[0] if fresh else None
+
+    async def _hopeless(self, left: list[Search], deadline: float) -> list[Search]:
+        """Searches that asked everybody: again later if somebody was silent, else Damaged."""
+        tired = [s for s in left if len(s.asked) >= limits.REPLICAS]
+        if not tired:
+            return left
+        name = tired[0].want.name
+        where = f"block {name.block} of inode {name.ino}"
+        if not any(search.silent for search in tired):
+            raise Damaged(f"{where}: no replica has its current version intact")
+        if await now() > deadline:
+            slots = ", ".join(
+                addresses.short(self.contact.peer(slot)) for slot in sorted(tired[0].asked)
+            )
+            log.error("read error: %s: no good copy on %s, some of which are down", where, slots)
+            raise Failure(f"{where}: the servers that have it are down: {slots}")
+        await sleep(limits.RETRY_S / 4)
+        for search in tired:
+            search.asked.clear()
+            search.silent = False
+        return left
+
+    async def _ask(self, asks: dict[Slot, list[Search]]) -> list[Search]:
+        """One round of questions; the searches that are still open."""
+        parts: list[tuple[Slot, list[Search]]] = []
+        for slot, searches in asks.items():
+            for chunk in chunks(searches):
+                parts.append((slot, chunk))
+        gets = [
+            (slot, wire.Get(self.contact.cluster, tuple(s.want for s in chunk), True))
+            for slot, chunk in parts
+        ]
+        left: list[Search] = []
+        answers = await self.contact.ask_servers(gets, limits.TIMEOUT_S)
+        for (slot, chunk), answer in zip(parts, answers):
+            if not isinstance(answer, wire.Got) or not (
+                len(answer.held) == len(answer.data) == len(chunk)
+            ):
+                if isinstance(answer, Failure) and answer.definite:
+                    log.warning("%s: %s", addresses.short(self.contact.peer(slot)), answer.text)
+                for search in chunk:
+                    search.silent = True
+                left += chunk
+                continue
+            for search, held, data in zip(chunk, answer.held, answer.data):
+                if held is Held.OK and self._genuine(search.want, data):
+                    self.blocks.put(search.want.name, data)
+                    continue
+                if held is Held.NOT_YET:
+                    search.silent = True
+                left.append(search)
+        return left
+
+    def _genuine(self, want: wire.Wanted, data: Buffer) -> bool:
+        if len(data) == want.length and checksum.seal(want.name, data) == want.seal:
+            return True
+        log.error("%s arrived damaged; asking another replica", want.name)
+        return False
+
+    # --- read-ahead ----------------------------------------------------------------------------
+
+    async def _ahead(self, file: File, offset: int, size: int) -> None:
+        """A sequential reader finds its next bytes here already."""
+        sequential = offset == file.expected or offset == 0
+        jitter = abs(offset - file.expected) <= limits.READ_AHEAD_BYTES // 2
+        file.expected = offset + size
+        if not (sequential or jitter):
+            file.ahead = 0
+            return
+        if file.ahead > offset + size + limits.READ_AHEAD_BYTES // 2:
+            return
+        start = max(file.ahead, offset + size)
+        end = min(file.size, offset + size + limits.READ_AHEAD_BYTES)
+        if offset == 0 and size < self.contact.block_bytes:
+            return  # a look at the head of a file
+        if end > start:
+            file.ahead = end
+            await spawn(self._prefetch(file, start, end), "read-ahead")
+
+    async def _prefetch(self, file: File, start: int, end: int) -> None:
+        block_bytes = self.contact.block_bytes
+        blocks = [BlockNo(b) for b in range(start // block_bytes, (end - 1) // block_bytes + 1)]
+        try:
+            await self.know(file, blocks[0], blocks[-1])
+            clean = [block for block in blocks if not any(file.unflushed(block))]
+            deadline = await now()  # a prefetch gives up early; the read itself says why
+            await self._have(self._wants(file, clean), file, deadline)
+        except Failure as error:
+            log.debug("read-ahead of inode %d: %s", file.ino, error)
+
+
+def chunks(searches: list[Search]) -> list[list[Search]]:
+    """Lists short enough for one Get and its reply."""
+    found: list[list[Search]] = [[]]
+    size = 0
+    for search in searches:
+        full = size + search.want.length > limits.BATCH_BYTES or len(found[-1]) >= limits.BLOCKS
+        if found[-1] and full:
+            found.append([])
+            size = 0
+        found[-1].append(search)
+        size += search.want.length
+    return found

@@ -1,0 +1,174 @@
+"""What the metaserver knows of its mounts: sessions, slots, open files, write grants.
+
+A session's birth and death are records; the rest is *soft*: after a restart of the metaserver each
+mount whose session record lives announces it again.  Pure: told the time, asks nobody.
+
+    grant of an inode:   free --take--> held --recall--> recalled --returned or holder died--> free
+
+One session holds a grant at a time.  Tokens only grow, and the inode's record keeps the highest,
+so a commit needs no soft state to be judged: its token is the inode's, or it is fenced.  Until
+every session known at the start has announced itself or died, no grant is given to somebody else.
+"""
+
+from dataclasses import dataclass, field
+
+from zdfs import limits, wire
+from zdfs.calls import Condition, notify
+from zdfs.errors import BadMessage, NoSession
+from zdfs.ids import Ino, Session, Token
+from zdfs.schema import SessionRecord
+
+
+@dataclass(slots=True)
+class Kept:
+    """A slot's newest change: its reply, or None while it runs or when it failed."""
+
+    sequence: int
+    reply: wire.Reply | None
+
+
+@dataclass(slots=True)
+class Mount:
+    """A session that lives."""
+
+    session: Session
+    record: SessionRecord
+    heard: float
+    announced: bool
+    address: bytes = b""  # of the socket that heartbeats come from; pushes go there
+    slots: dict[int, Kept] = field(default_factory=dict)
+    openings: dict[Ino, int] = field(default_factory=dict)
+    blocked: tuple[wire.Blocked, ...] = ()
+
+
+@dataclass(slots=True)
+class Held:
+    """A write grant."""
+
+    token: Token
+    session: Session
+    floor: int = 0  # no sequence below will be committed any more
+    recalled_at: float | None = None  # when its return was last asked for
+    freed: Condition = field(default_factory=Condition)
+
+
+class Sessions:
+    """All mounts."""
+
+    def __init__(self) -> None:
+        self.mounts: dict[Session, Mount] = {}
+        self.grants: dict[Ino, Held] = {}
+        self.settled = Condition()  # notified when a mount announced itself or died
+
+    def born(self, session: Session, record: SessionRecord, now: float, announced: bool) -> Mount:
+        """A new mount, or one read back from its record (not announced)."""
+        mount = self.mounts[session] = Mount(session, record, now, announced)
+        return mount
+
+    def mount(self, session: Session) -> Mount:
+        """Raises NoSession when it isn't alive."""
+        found = self.mounts.get(session)
+        if found is None:
+            raise NoSession("this mount's session has ended; it opens a new one")
+        return found
+
+    def by_nonce(self, nonce: bytes) -> Mount | None:
+        """The mount that this nonce opened."""
+        return next((m for m in self.mounts.values() if m.record.nonce == nonce), None)
+
+    def heard(self, session: Session, now: float) -> Mount:
+        """A sign of life."""
+        mount = self.mount(session)
+        mount.heard = now
+        return mount
+
+    def silent(self, now: float) -> list[Session]:
+        """Sessions whose life ran out."""
+        return [s for s, m in self.mounts.items() if now - m.heard > limits.SESSION_S]
+
+    def died(self, session: Session) -> list[Ino]:
+        """Forget a mount; its grants are free.  Returns the inodes it had open."""
+        mount = self.mounts.pop(session, None)
+        if mount is None:
+            return []
+        for ino in [ino for ino, held in self.grants.items() if held.session == session]:
+            self.free(ino)
+        notify(self.settled)
+        return list(mount.openings)
+
+    def all_announced(self) -> bool:
+        """Whether soft state is whole again after a start."""
+        return all(mount.announced for mount in self.mounts.values())
+
+    def settle(self) -> None:
+        """A mount has announced itself: who waits for that looks again."""
+        notify(self.settled)
+
+    # --- slots ---------------------------------------------------------------------------------
+
+    def admit(self, head: wire.RequestHead) -> wire.Reply | None:
+        """The kept reply of a repeated change; None for a new one.
+
+        Raises BadMessage for an old sequence (a late repeat whose answer was already taken).
+        """
+        mount = self.mount(head.session)
+        if head.slot >= limits.SLOTS:
+            raise BadMessage(f"slot {head.slot} of {limits.SLOTS}")
+        kept = mount.slots.get(head.slot)
+        if kept is None or head.sequence > kept.sequence:
+            mount.slots[head.slot] = Kept(head.sequence, None)
+            return None
+        if head.sequence < kept.sequence:
+            raise BadMessage("a late repeat of a change that was already answered")
+        return kept.reply
+
+    def keep(self, head: wire.RequestHead, reply: wire.Reply) -> None:
+        """Remember the reply to the slot's newest change."""
+        mount = self.mounts.get(head.session)
+        if mount is not None:
+            mount.slots[head.slot] = Kept(head.sequence, reply)
+
+    # --- open files ----------------------------------------------------------------------------
+
+    def opened(self, session: Session, ino: Ino, opening: int) -> None:
+        """A mount has the inode open; `opening` only grows, so repeats and reorders do no harm."""
+        openings = self.mount(session).openings
+        openings[ino] = max(opening, openings.get(ino, 0))
+
+    def closed(self, session: Session, ino: Ino, opening: int) -> bool:
+        """The mount's handles up to this opening are closed; True when none is left there."""
+        openings = self.mount(session).openings
+        if openings.get(ino, 0) > opening:
+            return False
+        openings.pop(ino, None)
+        return True
+
+    def is_open(self, ino: Ino) -> bool:
+        """Whether any mount has it open."""
+        return any(ino in mount.openings for mount in self.mounts.values())
+
+    # --- grants --------------------------------------------------------------------------------
+
+    def holder(self, ino: Ino) -> Held | None:
+        """Who may write it."""
+        return self.grants.get(ino)
+
+    def grant(self, ino: Ino, session: Session, token: Token) -> None:
+        """From now on this session writes it."""
+        assert ino not in self.grants or self.grants[ino].session == session
+        self.grants[ino] = Held(token, session)
+
+    def free(self, ino: Ino) -> None:
+        """Nobody writes it."""
+        held = self.grants.pop(ino, None)
+        if held is not None:
+            notify(held.freed)
+
+    def recalls(self, session: Session) -> tuple[wire.Recalled, ...]:
+        """Grants that this mount was asked to return and hasn't yet."""
+        found = [
+            wire.Recalled(ino, held.token)
+            for ino, held in self.grants.items()
+            if held.session == session and held.recalled_at is not None
+        ]
+        return tuple(found[: limits.LIST_ITEMS])

@@ -1,0 +1,80 @@
+"""What a message is: its base classes, its declaration, the types of its fields."""
+
+import enum
+import typing
+from dataclasses import dataclass
+from typing import Annotated as A
+from typing import Any, ClassVar, Generic, TypeVar
+
+from zdfs import limits
+from zdfs.checksum import Buffer
+from zdfs.records import BULK, Between, Length
+
+PROTOCOL = 1
+NO_SLOT = 0xFFFF
+MAP_BYTES = limits.PAGE_BLOCKS * 26
+
+Uuid = A[bytes, Length(16, 16)]
+NameBytes = A[bytes, Length(1, limits.NAME_BYTES)]
+Text = A[str, Length(0, limits.TEXT_BYTES)]
+Address = A[str, Length(1, limits.ADDRESS_BYTES)]
+XattrName = A[bytes, Length(1, limits.XATTR_NAME_BYTES)]
+XattrValue = A[bytes, Length(0, limits.XATTR_VALUE_BYTES)]
+Bulk = A[tuple[Buffer, ...], BULK]
+Size = A[int, Between(0, limits.FILE_BYTES)]
+Flag = bool
+
+
+class Durability(enum.Enum):
+    """What must have happened before a reply leaves."""
+
+    NONE = "nothing: the reply reports no change"
+    SYNCED = "every change it reports is synced to this server's disk"
+
+
+class Message:
+    """What travels."""
+
+    __slots__ = ()
+    operation: ClassVar[int]
+    durability: ClassVar[Durability] = Durability.NONE
+
+
+class Reply(Message):
+    """An answer."""
+
+    __slots__ = ()
+
+
+R = TypeVar("R", bound=Reply)
+
+
+class Request(Message, Generic[R]):
+    """A question; the type parameter is the type of its answer."""
+
+    __slots__ = ()
+
+    @classmethod
+    def reply_type(cls) -> type[Reply]:
+        """The type of the answer."""
+        (base,) = cls.__orig_bases__  # type: ignore[attr-defined]
+        kind: type[Reply] = typing.get_args(base)[0]
+        return kind
+
+
+BY_OPERATION: dict[int, type[Message]] = {}
+C = TypeVar("C", bound=type[Any])
+
+
+@typing.dataclass_transform(frozen_default=True)
+def message(operation: int, durability: Durability = Durability.NONE) -> Any:
+    """Declare a message under its operation number."""
+
+    def declare(cls: Any) -> Any:
+        made = dataclass(frozen=True, slots=True)(cls)
+        made.operation, made.durability = operation, durability
+        assert operation not in BY_OPERATION, f"operation {operation} is used twice"
+        BY_OPERATION[operation] = made
+        return made
+
+    return declare

@@ -1,0 +1,403 @@
+"""Messages between mounts and the metaserver."""
+
+from typing import Annotated as A
+
+from zdfs import limits
+from zdfs.ids import Epoch, Ino, PageNo, Session, Token
+from zdfs.records import U16, U32, U64, Between, Length
+from zdfs.wire.base import (
+    Uuid,
+    NameBytes,
+    Text,
+    XattrName,
+    XattrValue,
+    Size,
+    Flag,
+    Durability,
+    Reply,
+    Request,
+    message,
+)
+from zdfs.wire.parts import (
+    Attributes,
+    Entry,
+    MapPage,
+    Ack,
+    ClusterMap,
+    Blocked,
+    Recalled,
+    Opening,
+    Holding,
+    Done,
+)
+
+# --- mounts to the metaserver: the session -----------------------------------------------------
+
+
+@message(10, Durability.SYNCED)
+class SessionOpened(Reply):
+    """A session is born."""
+
+    session: Session
+    cluster: Uuid
+    block_bytes: A[int, Between(limits.BLOCK_BYTES_MIN, limits.BLOCK_BYTES_MAX)]
+    map: ClusterMap
+    clock_ns: int  # the metaserver's, for mtimes of one clock
+
+
+@message(11)
+class OpenSession(Request[SessionOpened]):
+    """A mount starts.  The nonce makes a repeat harmless."""
+
+    nonce: Uuid
+    host: Text
+    mount: Text
+
+
+@message(12)
+class CloseSession(Request[Done]):
+    """A mount ends; its grants and handles go with it."""
+
+
+@message(13)
+class Beaten(Reply):
+    """Answer to a heartbeat: what pushes may have lost."""
+
+    map: ClusterMap | None  # only when the sender's is older
+    recalls: A[tuple[Recalled, ...], Length(0, limits.LIST_ITEMS)]
+    announce: Flag  # the metaserver is new: say Announce
+
+
+@message(14)
+class Beat(Request[Beaten]):
+    """Each second, over the session's own DEALER, which pushes come back on."""
+
+    map_version: A[int, U64]
+    blocked: A[tuple[Blocked, ...], Length(0, limits.SERVERS)]
+    closed: A[tuple[Opening, ...], Length(0, limits.LIST_ITEMS)]  # last handle closed
+    returned: A[tuple[Recalled, ...], Length(0, limits.LIST_ITEMS)]  # grants no longer needed
+
+
+@message(15)
+class Announce(Request[Done]):
+    """After a restart of the metaserver: what this mount has open and holds."""
+
+    openings: A[tuple[Opening, ...], Length(0, limits.LIST_ITEMS)]
+    holdings: A[tuple[Holding, ...], Length(0, limits.LIST_ITEMS)]
+    last: Flag  # nothing follows
+
+
+@message(16)
+class Recall(Reply):
+    """Push: flush, commit and return this grant."""
+
+    recalled: Recalled
+
+
+@message(17)
+class MapChanged(Reply):
+    """Push: a server came or went."""
+
+    map: ClusterMap
+
+
+# --- mounts to the metaserver: names -----------------------------------------------------------
+
+
+@message(20, Durability.SYNCED)
+class Found(Reply):
+    """One inode's attributes."""
+
+    attributes: Attributes
+
+
+@message(21)
+class Walked(Reply):
+    """Attributes of each name walked; errno of the first that could not be (0: all)."""
+
+    steps: A[tuple[Attributes, ...], Length(0, limits.WALK_NAMES)]
+    number: A[int, U16]
+
+
+@message(22)
+class Lookup(Request[Walked]):
+    """Walk names, one below the other, from a directory."""
+
+    parent: Ino
+    names: A[tuple[NameBytes, ...], Length(1, limits.WALK_NAMES)]
+
+
+@message(23)
+class GetAttributes(Request[Found]):
+    """stat by inode."""
+
+    ino: Ino
+
+
+@message(24)
+class SetAttributes(Request[Found]):
+    """chmod, chown, utimens: None leaves a field as it is; ctime moves to now."""
+
+    ino: Ino
+    mode: A[int, U32] | None
+    uid: A[int, U32] | None
+    gid: A[int, U32] | None
+    atime_ns: int | None
+    mtime_ns: int | None
+    now: Flag  # the times given mean "now" (UTIME_NOW): the metaserver's clock
+
+
+@message(25)
+class Make(Request[Found]):
+    """mkdir, mknod, symlink: mode has the type bits; target only for a symlink."""
+
+    parent: Ino
+    name: NameBytes
+    path: A[bytes, Length(1, limits.PATH_BYTES)]  # placement hashes it
+    mode: A[int, U32]
+    uid: A[int, U32]
+    gid: A[int, U32]
+    rdev: A[int, U64]
+    target: A[bytes, Length(0, limits.SYMLINK_BYTES)]
+
+
+@message(26, Durability.SYNCED)
+class Opened(Reply):
+    """An open file: attributes, the first map page, and the write grant if asked for."""
+
+    attributes: Attributes
+    page: MapPage
+    token: Token  # 0: no grant
+    number: A[int, U64]  # of the inode's last commit
+    created: Flag
+
+
+@message(27)
+class Create(Request[Opened]):
+    """open(O_CREAT): make a regular file (unless it is there and not exclusive) and open it."""
+
+    parent: Ino
+    name: NameBytes
+    path: A[bytes, Length(1, limits.PATH_BYTES)]
+    mode: A[int, U32]
+    uid: A[int, U32]
+    gid: A[int, U32]
+    exclusive: Flag
+    opening: A[int, U64]
+
+
+@message(28)
+class Open(Request[Opened]):
+    """open: with `write` the grant too (a change: it needs a slot); `truncate`: O_TRUNC."""
+
+    ino: Ino
+    opening: A[int, U64]
+    write: Flag
+    truncate: Flag
+
+
+@message(29)
+class Unlink(Request[Done]):
+    """Remove a name that is no directory."""
+
+    parent: Ino
+    name: NameBytes
+
+
+@message(30)
+class RemoveDirectory(Request[Done]):
+    """Remove an empty directory."""
+
+    parent: Ino
+    name: NameBytes
+
+
+@message(31)
+class Rename(Request[Done]):
+    """rename, with renameat2's flags (1 NOREPLACE, 2 EXCHANGE)."""
+
+    parent: Ino
+    name: NameBytes
+    new_parent: Ino
+    new_name: NameBytes
+    flags: A[int, U32]
+
+
+@message(32)
+class Link(Request[Found]):
+    """Another name for an inode."""
+
+    ino: Ino
+    parent: Ino
+    name: NameBytes
+
+
+@message(33)
+class Target(Reply):
+    """Where a symlink points."""
+
+    target: A[bytes, Length(0, limits.SYMLINK_BYTES)]
+
+
+@message(34)
+class ReadLink(Request[Target]):
+    """readlink."""
+
+    ino: Ino
+
+
+@message(35)
+class Listing(Reply):
+    """A page of a directory, ordered by name."""
+
+    entries: A[tuple[Entry, ...], Length(0, limits.LISTING_ENTRIES)]
+    end: Flag
+    parent: Ino  # what ".." is
+
+
+@message(36)
+class ReadDirectory(Request[Listing]):
+    """Entries after a name (b"": from the start), as many as fit a page."""
+
+    ino: Ino
+    after: A[bytes, Length(0, limits.NAME_BYTES)]
+
+
+@message(37)
+class Value(Reply):
+    """An extended attribute."""
+
+    value: XattrValue
+
+
+@message(38)
+class GetXattr(Request[Value]):
+    """getxattr; ENODATA when there is none."""
+
+    ino: Ino
+    name: XattrName
+
+
+@message(39)
+class Names(Reply):
+    """The names of an inode's extended attributes."""
+
+    names: A[tuple[XattrName, ...], Length(0, limits.LIST_ITEMS)]
+
+
+@message(40)
+class ListXattr(Request[Names]):
+    """listxattr."""
+
+    ino: Ino
+
+
+@message(41)
+class SetXattr(Request[Done]):
+    """setxattr; flags 1 XATTR_CREATE, 2 XATTR_REPLACE."""
+
+    ino: Ino
+    name: XattrName
+    value: XattrValue
+    flags: A[int, Between(0, 2)]
+
+
+@message(42)
+class RemoveXattr(Request[Done]):
+    """removexattr."""
+
+    ino: Ino
+    name: XattrName
+
+
+@message(43)
+class Space(Reply):
+    """statfs: what can still be stored (the fullest server decides)."""
+
+    total_bytes: A[int, U64]
+    free_bytes: A[int, U64]
+    inodes: A[int, U64]
+    free_inodes: A[int, U64]
+
+
+@message(44)
+class StatFs(Request[Space]):
+    """statfs."""
+
+
+# --- mounts to the metaserver: content ---------------------------------------------------------
+
+
+@message(50, Durability.SYNCED)
+class Granted(Reply):
+    """A write grant."""
+
+    token: Token
+    number: A[int, U64]
+    attributes: Attributes
+
+
+@message(51)
+class Grant(Request[Granted]):
+    """Let me write this file; waits until its holder gave it back or died."""
+
+    ino: Ino
+
+
+@message(52)
+class ReturnGrant(Request[Done]):
+    """Everything written under this token is committed; let the next one have it."""
+
+    ino: Ino
+    token: Token
+
+
+@message(53)
+class MapPages(Reply):
+    """Pages of a block map; a different change counter means: start again."""
+
+    attributes: Attributes
+    pages: A[tuple[MapPage, ...], Length(0, 64)]
+
+
+@message(54)
+class ReadMap(Request[MapPages]):
+    """`count` pages from `first`; pages that are only holes come empty."""
+
+    ino: Ino
+    first: PageNo
+    count: A[int, Between(1, 64)]
+
+
+@message(55, Durability.SYNCED)
+class Committed(Reply):
+    """The blocks count from now on."""
+
+    attributes: Attributes
+
+
+@message(56)
+class Commit(Request[Committed]):
+    """Make new block versions count, with size and mtime: one transaction (DESIGN 6)."""
+
+    ino: Ino
+    token: Token
+    number: A[int, U64]  # one more than the last
+    epoch: Epoch  # of the ring that the acknowledgements are from
+    floor: A[int, U32]  # no sequence below will ever be committed
+    blocks: A[bytes, Length(0, limits.HEAD_BYTES // 2)]  # blockmap.pack_numbered
+    acks: A[tuple[Ack, ...], Length(0, limits.LIST_ITEMS)]
+    abandoned: A[bytes, Length(0, limits.HEAD_BYTES // 4)]  # blockmap.pack_dropped
+    size: Size  # at least so large afterwards
+    mtime_ns: int | None
+    synced: Flag  # fsync class
+
+
+@message(57)
+class Truncate(Request[Committed]):
+    """Cut or grow a file under the grant, numbered like a commit."""
+
+    ino: Ino
+    token: Token
+    number: A[int, U64]
+    size: Size

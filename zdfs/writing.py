@@ -1,0 +1,444 @@
+"""How a mount writes: dirty blocks, flights, commits (DESIGN 6).
+
+    write() -> dirty blocks -> flight: seal, put on all replicas -> commit, in the order of flights
+
+A flight's blocks are whole and never change again; a later write to one of them starts from a copy.
+Flights are put in parallel and committed in order, one commit at a time per file, several stored
+flights in one commit.  While a server of the ring is down, writes wait for it and flights are put
+again each second: puts are idempotent by name, a commit is applied exactly once.
+
+A failure that is an answer (no space, fenced) drops everything unflushed of that file, leaves its
+committed content whole, and is raised once: at the next write, fsync or close.
+"""
+
+import logging
+from collections.abc import Iterable
+from errno import EFBIG
+from typing import Any
+
+from zdfs import blockmap, checksum, limits, placement, wire
+from zdfs.blockmap import Dropped, MapEntry
+from zdfs.cache import Dirty, File, Flight, version_of
+from zdfs.calls import Condition, clock, notify, now, sleep, spawn, wait
+from zdfs.checksum import Buffer
+from zdfs.contact import Contact
+from zdfs.errors import (
+    Failure,
+    Fenced,
+    Interrupted,
+    NoSession,
+    NoSpace,
+    Posix,
+    PutAgain,
+    Unavailable,
+    Unreachable,
+)
+from zdfs.ids import BlockNo, Epoch, Name, Slot, Token
+from zdfs.reading import Reader
+
+log = logging.getLogger("zdfs.mount")
+
+FLIGHTS = 6  # underway at once, per mount
+COMMIT_BLOCKS = 2048  # in one commit
+
+
+class Writer:
+    """Everything between write() and the map."""
+
+    def __init__(self, contact: Contact, reader: Reader):
+        self.contact, self.reader = contact, reader
+        self.files: dict[int, File] = {}  # with something dirty
+        self.dirty_bytes = 0
+        self.flying = 0
+        self.room = Condition()  # bytes were flushed, a flight ended
+
+    # --- the grant -----------------------------------------------------------------------------
+
+    async def own(self, file: File) -> None:
+        """Hold the file's write grant."""
+        while not file.token or file.recalled:
+            if file.recalled:  # being returned: queue behind whoever wants it
+                await wait(file.moved, limits.RETRY_S)
+                continue
+            granted = await self.contact.change(wire.Grant(file.ino))
+            self.granted(file, granted.token, granted.number, granted.attributes)
+
+    def granted(self, file: File, token: Token, number: int, attributes: wire.Attributes) -> None:
+        """A grant has come."""
+        if file.token == token:
+            return
+        assert not file.busy, "nothing is dirty without a grant"
+        self.reader.take(file, attributes)
+        file.token, file.number, file.sequence, file.recalled = token, number, 0, False
+
+    # --- dirty blocks --------------------------------------------------------------------------
+
+    async def write(self, file: File, data: Buffer, offset: int | None) -> int:
+        """Accept bytes; None: append.  Blocks while a server is down or the buffer is full."""
+        self.complain(file)
+        await self.contact.wait_for_ring()
+        while self.dirty_bytes >= limits.DIRTY_BYTES:
+            await self.launch_most()
+            await wait(self.room, limits.RETRY_S)
+            await self.contact.wait_for_ring()
+        await self.own(file)
+        self.complain(file)
+        view = memoryview(data)
+        start = file.size if offset is None else offset
+        if start + len(view) > limits.FILE_BYTES:
+            raise Posix(EFBIG)
+        block_bytes = self.contact.block_bytes
+        done = 0
+        while done < len(view):
+            block = BlockNo((start + done) // block_bytes)
+            first = (start + done) % block_bytes
+            piece = view[done : done + block_bytes - first]
+            try:
+                await self._put_dirty(file, block, first, piece)
+            except Interrupted:
+                if not done:
+                    raise
+                break
+            done += len(piece)
+            file.size = max(file.size, start + done)
+        file.mtime_ns = await clock()
+        self.files[file.ino] = file
+        await self._launch_full(file)
+        return done
+
+    async def _put_dirty(self, file: File, block: BlockNo, first: int, piece: memoryview) -> None:
+        """Bytes into a dirty block.  Bytes that don't touch what is there need the block below."""
+        while True:
+            dirty = file.dirty.get(block)
+            if dirty is None:
+                dirty = file.dirty[block] = Dirty(bytearray(first), first, await now())
+                self.dirty_bytes += first
+            if dirty.touches(first, first + len(piece)):
+                break
+            below = await self._below(file, block, dirty)
+            if file.dirty.get(block) is dirty:  # not flushed meanwhile
+                had = len(dirty.data)
+                dirty.fill(below)
+                dirty.data.extend(bytes(max(0, first - len(dirty.data))))
+                self.dirty_bytes += len(dirty.data) - had
+        had = len(dirty.data)
+        dirty.put(first, piece)
+        self.dirty_bytes += len(dirty.data) - had
+
+    async def _below(self, file: File, block: BlockNo, dirty: Dirty) -> Buffer:
+        """The block as it was before `dirty`: older unflushed bytes over the clean version."""
+        clean: Buffer = (await self.reader.clean(file, [block]))[block]
+        # No trap from here on: what `clean` is of and what is still unflushed belong together.
+        layers = list(file.unflushed(block))
+        older = layers[layers.index(dirty) + 1 :] if dirty in layers else layers
+        for above in reversed(older):
+            clean = above.over(clean)
+        return clean
+
+    def complain(self, file: File) -> None:
+        """Raise what went wrong since the last call, once."""
+        if file.error is not None:
+            error, file.error = file.error, None
+            raise error
+
+    # --- flights -------------------------------------------------------------------------------
+
+    async def _launch_full(self, file: File) -> None:
+        """Blocks that are full go at once, when they fill a batch."""
+        block_bytes = self.contact.block_bytes
+        enough = min(limits.BATCH_BYTES, limits.BLOCKS * block_bytes) // 2
+        if len(file.dirty) * block_bytes >= enough and self.flying < FLIGHTS:
+            full = self._full(file)
+            if len(full) * block_bytes >= enough:
+                await self.launch(file, full)
+
+    def _full(self, file: File) -> list[BlockNo]:
+        size = self.contact.block_bytes
+        return [b for b, d in file.dirty.items() if d.low == 0 and len(d.data) == size]
+
+    async def launch(self, file: File, blocks: Iterable[BlockNo]) -> None:
+        """Start a flight with these dirty blocks."""
+        chosen: dict[BlockNo, Dirty] = {}
+        size = 0
+        for block in sorted(blocks):
+            dirty = file.dirty[block]
+            if chosen and (
+                size + len(dirty.data) > limits.BATCH_BYTES or len(chosen) >= limits.BLOCKS
+            ):
+                await self._start(file, chosen)
+                chosen, size = {}, 0
+            chosen[block] = dirty
+            size += len(dirty.data)
+        if chosen:
+            await self._start(file, chosen)
+
+    async def _start(self, file: File, chosen: dict[BlockNo, Dirty]) -> None:
+        sequences = {}
+        for block in chosen:
+            if file.dirty.pop(block, None) is None:
+                return  # somebody else launched it at the same time
+            file.sequence += 1
+            sequences[block] = file.sequence
+        flight = Flight(chosen, sequences, file.token, file.size)
+        flight.bytes = sum(len(dirty.data) for dirty in chosen.values())
+        file.flights.append(flight)
+        self.flying += 1
+        await spawn(self._fly(file, flight), f"flight of inode {file.ino}")
+
+    async def launch_all(self, file: File) -> None:
+        """Everything dirty of a file."""
+        await self.launch(file, list(file.dirty))
+
+    async def launch_most(self) -> None:
+        """Make room: the file with the most dirty blocks."""
+        files = [file for file in self.files.values() if file.dirty]
+        if files and self.flying < FLIGHTS:
+            most = max(files, key=lambda file: len(file.dirty))
+            await self.launch(most, self._full(most) or list(most.dirty))
+
+    async def _fly(self, file: File, flight: Flight) -> None:
+        """Seal, put, commit.  Runs beside everything; its failure becomes the file's error."""
+        try:
+            await self._seal(file, flight)
+            await self._put(file, flight, self._needed(file, flight))
+            flight.stored = True
+            await self._land(file)
+            await self._launch_full(file)
+        except Failure as error:
+            await self._crash(file, flight, error)
+        finally:
+            self.flying -= 1
+            notify(self.room)
+
+    async def _seal(self, file: File, flight: Flight) -> None:
+        """Make the blocks whole and name them."""
+        for block, dirty in flight.blocks.items():
+            if dirty.low or not dirty.whole(await self._reach(file, block, dirty)):
+                had = len(dirty.data)
+                dirty.fill(await self._below(file, block, dirty))
+                self.dirty_bytes += len(dirty.data) - had
+                flight.bytes += len(dirty.data) - had
+            version = version_of(flight, block)
+            length = len(dirty.data)
+            seal = checksum.seal(Name(file.ino, block, version), dirty.data)
+            flight.entries[block] = MapEntry(version, length, length, seal)
+
+    async def _reach(self, file: File, block: BlockNo, dirty: Dirty) -> int:
+        """How far the bytes below reach."""
+        if len(dirty.data) == self.contact.block_bytes:
+            return 0
+        await self.reader.know(file, block, block)
+        reach = self.reader.visible_below(file, block)
+        for other in file.unflushed(block):
+            if other is not dirty:
+                reach = max(reach, len(other.data))
+        return reach
+
+    def _needed(self, file: File, flight: Flight) -> set[Slot]:
+        servers, start = self.contact.servers, file.attributes.start
+        return {slot for block in flight.blocks for slot in placement.slots(start, block, servers)}
+
+    async def _put(self, file: File, flight: Flight, needed: set[Slot]) -> None:
+        """Until every needed server has acknowledged; raises what is an answer."""
+        while True:
+            missing = [
+                slot
+                for slot in needed
+                if slot not in flight.acks and not self.contact.skipped(slot)
+            ]
+            if not missing:
+                return
+            asks: list[tuple[Slot, wire.Request[Any]]] = [
+                (slot, self._request(file, flight, slot)) for slot in missing
+            ]
+            failures: list[Failure] = []
+            at = await now()
+            for (slot, _), answer in zip(asks, await self.contact.ask_servers(asks)):
+                if isinstance(answer, wire.Stored):
+                    flight.acks[slot] = wire.Ack(
+                        slot, answer.uuid, answer.life, answer.boot, answer.round
+                    )
+                    self.contact.unblock(slot)
+                elif isinstance(answer, (Unreachable, Unavailable)):
+                    self.contact.block(slot, at)
+                elif isinstance(answer, Failure):
+                    failures.append(answer)
+            if failures:
+                raise failures[0]
+            if len(flight.acks) < len(needed):
+                await wait(self.contact.map_changed, limits.RETRY_S)
+
+    def _request(self, file: File, flight: Flight, slot: Slot) -> wire.Put:
+        blocks, data = [], []
+        start, epoch = file.attributes.start, file.attributes.epoch
+        for block, dirty in flight.blocks.items():
+            if placement.replica(start, block, self.contact.servers, slot) is None:
+                continue
+            name = Name(file.ino, block, version_of(flight, block))
+            entry = flight.entries[block]
+            blocks.append(wire.Put1(name, entry.seal, Epoch(epoch), start, entry.stored))
+            data.append(dirty.data)
+        return wire.Put(self.contact.cluster, tuple(blocks), tuple(data))
+
+    # --- commits -------------------------------------------------------------------------------
+
+    async def _land(self, file: File) -> None:
+        """Commit stored flights from the front, as long as there are any."""
+        if file.committing:
+            return  # whoever commits takes ours too
+        file.committing = True
+        try:
+            while file.flights and file.flights[0].stored:
+                flights: list[Flight] = []
+                blocks = 0
+                for flight in file.flights:
+                    if not flight.stored or blocks + len(flight.blocks) > COMMIT_BLOCKS:
+                        break
+                    flights.append(flight)
+                    blocks += len(flight.blocks)
+                await self._commit(file, flights)
+        finally:
+            file.committing = False
+            notify(file.moved)
+
+    async def _commit(self, file: File, flights: list[Flight]) -> None:
+        entries: dict[BlockNo, MapEntry] = {}
+        for flight in flights:  # a block in two of them: the newer counts, the older is dropped
+            for block, entry in flight.entries.items():
+                if block in entries:
+                    file.abandoned.append(Dropped(block, entries[block].version))
+                entries[block] = entry
+        abandoned = file.abandoned[: limits.LIST_ITEMS // 4]
+        acks = {ack for flight in flights for ack in flight.acks.values()}
+        request = wire.Commit(
+            file.ino, file.token, file.number + 1, file.attributes.epoch,
+            min(s for flight in flights for s in flight.sequences.values()),
+            blockmap.pack_numbered(sorted(entries.items())),
+            tuple(sorted(acks)), blockmap.pack_dropped(abandoned),
+            max(flight.size for flight in flights),
+            file.mtime_ns, True,
+        )  # fmt: skip
+        try:
+            reply = await self.contact.change(request)
+        except PutAgain as again:
+            log.info("inode %d: %s: putting its blocks again", file.ino, again.text)
+            await sleep(limits.RETRY_S / 10)
+            for flight in flights:
+                for slot in again.details:
+                    flight.acks.pop(Slot(slot), None)
+                await self._put(file, flight, self._needed(file, flight))
+            return
+        file.number += 1
+        file.attributes = reply.attributes
+        del file.abandoned[: len(abandoned)]
+        for flight in flights:
+            file.commit_entries(flight)
+            self._remember(file, flight)
+            file.flights.remove(flight)
+            self.dirty_bytes -= flight.bytes
+        self._settle(file)
+
+    def _remember(self, file: File, flight: Flight) -> None:
+        for block, dirty in flight.blocks.items():
+            entry = flight.entries[block]
+            self.reader.blocks.put(blockmap.name_of(file.ino, block, entry), dirty.data)
+
+    def _settle(self, file: File) -> None:
+        """Nothing is unflushed: what M says is what we show."""
+        if not file.dirty and not file.flights:
+            file.mtime_ns = None
+            file.size = file.attributes.size
+            self.files.pop(file.ino, None)
+        notify(self.room)
+        notify(file.moved)
+
+    async def _crash(self, file: File, flight: Flight, error: Failure) -> None:
+        """A flight met an answer that no retry changes."""
+        if flight in file.flights:  # else another flight of the file has said it already
+            await self.lose(file, error)
+
+    async def lose(self, file: File, error: Failure) -> None:
+        """Drop what is unflushed of a file; the committed content stays.  Said at the next call."""
+        log.error(
+            "inode %d: %d unflushed blocks are lost: %s",
+            file.ino, len(file.dirty) + sum(len(f.blocks) for f in file.flights), error,
+        )  # fmt: skip
+        for flight in file.flights:
+            self.dirty_bytes -= flight.bytes
+            if flight.token == file.token:
+                file.abandoned += [
+                    Dropped(block, version_of(flight, block)) for block in flight.blocks
+                ]
+        self.dirty_bytes -= sum(len(dirty.data) for dirty in file.dirty.values())
+        file.flights.clear()
+        file.dirty.clear()
+        file.error = error
+        if isinstance(error, (NoSession, Fenced)):
+            file.token = Token(0)
+        self._settle(file)
+        if file.token and isinstance(error, NoSpace):
+            await self._abandon(file)
+
+    async def _abandon(self, file: File) -> None:
+        """Tell the metaserver what will never be committed, so that its space is free again."""
+        if file.committing or not file.abandoned:
+            return
+        file.committing = True
+        try:
+            dropped = file.abandoned[: limits.LIST_ITEMS // 4]
+            request = wire.Commit(
+                file.ino, file.token, file.number + 1, file.attributes.epoch, file.sequence + 1,
+                b"", (), blockmap.pack_dropped(dropped), 0, None, True,
+            )  # fmt: skip
+            reply = await self.contact.change(request)
+            file.number += 1
+            file.attributes = reply.attributes
+            del file.abandoned[: len(dropped)]
+        except Failure as failure:
+            log.info("inode %d: abandoned blocks stay until a sweep: %s", file.ino, failure)
+        finally:
+            file.committing = False
+            notify(file.moved)
+
+    # --- waiting for it ------------------------------------------------------------------------
+
+    async def drain(self, file: File) -> None:
+        """All accepted so far is committed, or the error is raised.  May raise Interrupted."""
+        while file.dirty or file.flights:
+            if file.dirty:
+                await self.launch_all(file)
+            self.contact.waiting_writers += 1
+            try:
+                await wait(file.moved, limits.RETRY_S)
+            finally:
+                self.contact.waiting_writers -= 1
+        self.complain(file)
+
+    async def truncate(self, file: File, size: int) -> None:
+        """Cut or grow, after everything that was written before."""
+        await self.own(file)
+        await self.drain(file)
+        while file.committing:
+            await wait(file.moved, limits.RETRY_S)
+        file.committing = True
+        try:
+            request = wire.Truncate(file.ino, file.token, file.number + 1, size)
+            reply = await self.contact.change(request)
+            file.number += 1
+            file.attributes = reply.attributes
+            file.size = max(size, file.size) if file.busy else size
+            file.pages.clear()
+            file.ahead = 0
+        finally:
+            file.committing = False
+            notify(file.moved)
+
+    async def flush_old(self) -> None:
+        """The task that flushes what has waited long enough for its rest."""
+        while True:
+            await sleep(limits.FLUSH_AFTER_S / 2)
+            at = await now()
+            for file in list(self.files.values()):
+                old = [b for b, d in file.dirty.items() if at - d.since > limits.FLUSH_AFTER_S]
+                if old and self.flying < FLIGHTS:
+                    await self.launch(file, old)
