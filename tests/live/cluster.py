@@ -1,0 +1,193 @@
+"""A real cluster for a test: processes on loopback, stores in a temporary directory, mounts.
+
+Every node is started by its command line, exactly as a user would, and killed by its id.  `close`
+ends what the test left running; the leak check of conftest watches.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import until
+
+BIN = Path(__file__).parents[2] / "bin"
+READY_S = 30.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Cluster:
+    """One metaserver, N dataservers, mounts."""
+
+    def __init__(
+        self,
+        folder: Path,
+        servers: int = 4,
+        *,
+        block_size: int | None = None,
+        faults: bool = True,
+        stores: dict[int, Path] | None = None,
+        meta_store: Path | None = None,
+        more: Sequence[str] = (),
+    ):
+        self.folder, self.faults, self.block_size, self.more = folder, faults, block_size, more
+        self.meta_port, *self.ports = free_ports(servers + 1)
+        self.stores = {i: folder / f"data-{i}" for i in range(servers)} | (stores or {})
+        self.meta_store = meta_store or folder / "meta"
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self.mounts: dict[Path, subprocess.Popen[bytes]] = {}
+
+    # --- nodes ---------------------------------------------------------------------------------
+
+    def _start(self, name: str, words: Sequence[str]) -> None:
+        log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 (the child's from here on)
+        self.nodes[name] = subprocess.Popen(
+            [str(word) for word in words], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
+        log.close()
+
+    def meta_words(self) -> list[str]:
+        """The metaserver's command line."""
+        words = [BIN / "zdfs-node", "meta", self.meta_port, "--store", self.meta_store]
+        words += ["--block-size", self.block_size] if self.block_size else []
+        return [str(word) for word in words + (["--faults"] if self.faults else [])]
+
+    def data_words(self, index: int) -> list[str]:
+        """A dataserver's command line."""
+        words = [BIN / "zdfs-node", "data", index, *self.ports, "--meta", self.meta_port]
+        words += ["--store", self.stores[index], *self.more]
+        return [str(word) for word in words + (["--faults"] if self.faults else [])]
+
+    def start_meta(self) -> None:
+        """Start the metaserver."""
+        self._start("meta", self.meta_words())
+
+    def start_data(self, *indices: int) -> None:
+        """Start dataservers."""
+        for index in indices:
+            self._start(f"data-{index}", self.data_words(index))
+
+    def start(self) -> "Cluster":
+        """Start everything and wait until all serve."""
+        self.start_meta()
+        self.start_data(*range(len(self.ports)))
+        self.wait_serving()
+        return self
+
+    def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
+        """Signal nodes ("meta", "data-0", ...) all at once, and wait for their end."""
+        victims = [self.nodes.pop(name) for name in names]
+        for victim in victims:
+            victim.send_signal(number)
+        for victim in victims:
+            victim.wait(timeout=15)
+
+    def log(self, name: str) -> str:
+        """What a node wrote."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    # --- commands ------------------------------------------------------------------------------
+
+    def command(
+        self, name: str, *words: Any, timeout: float = 30
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of ours; its output as text."""
+        return subprocess.run(
+            [str(BIN / name), *map(str, words)], capture_output=True, text=True, timeout=timeout
+        )
+
+    def status(self) -> dict[str, Any]:
+        """`zdfs status --json`; {} when it fails."""
+        done = self.command("zdfs", "status", "--json", "--meta", self.meta_port)
+        facts: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        return facts
+
+    def states(self) -> list[str]:
+        """The state of each server."""
+        return [server["state"] for server in self.status().get("servers", [])]
+
+    def where(self, path: str) -> dict[str, Any]:
+        """`zdfs where --json`."""
+        done = self.command("zdfs", "where", "--json", "--meta", self.meta_port, path)
+        assert done.returncode == 0, done.stderr
+        facts: dict[str, Any] = json.loads(done.stdout)
+        return facts
+
+    def wait_serving(self, deadline_s: float = READY_S, *, down: Sequence[int] = ()) -> None:
+        """Until the metaserver serves and every server that should, does."""
+        wanted = ["down" if i in down else "serving" for i in range(len(self.ports))]
+
+        def ready() -> bool:
+            facts = self.status()
+            states = [server["state"] for server in facts.get("servers", [])]
+            return states == wanted and not facts["note"]
+
+        until(ready, deadline_s, f"servers {wanted}")
+
+    # --- mounts --------------------------------------------------------------------------------
+
+    def mount(self, name: str = "mnt", *words: str) -> Path:
+        """Mount; returns the directory."""
+        where = self.folder / name
+        where.mkdir(exist_ok=True)
+        log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115
+        self.mounts[where] = subprocess.Popen(
+            [str(BIN / "zdfs-mount"), "-f", str(where), str(self.meta_port), *words],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+        )
+        log.close()
+        until(lambda: os.path.ismount(where), READY_S, f"{where} is mounted")
+        return where
+
+    def unmount(self, where: Path) -> None:
+        """umount, and wait for the process's clean end."""
+        done = subprocess.run(["umount", str(where)], capture_output=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        assert self.mounts.pop(where).wait(timeout=30) == 0
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End everything, the mounts first."""
+        for where, process in self.mounts.items():
+            _detach(where)
+            _end(process)
+        for process in self.nodes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.nodes.values():
+            _end(process)
+
+
+def _detach(where: Path) -> None:
+    try:
+        subprocess.run(["umount", str(where)], capture_output=True, timeout=10)
+    except subprocess.TimeoutExpired:
+        pass
+    if os.path.ismount(where):
+        subprocess.run(["umount", "-l", str(where)], capture_output=True, timeout=10)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + 10
+    try:
+        process.wait(timeout=max(0.1, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=10)
