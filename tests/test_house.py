@@ -23,10 +23,10 @@ SEAMS = {"broker", "mount", "cli", "link"}  # law 5: these may catch everything
 # Law 1: who may import what touches the world.
 STORES = {"store", "blockstore", "index", "replay", "log", "disk"}
 COMMANDS = {"cli", "admin", "up", "describe", "fsck", "corrupt"}
-DRIVERS = {"broker", "link"}
+DRIVERS = {"broker", "link", "listener"}
 KERNEL = {"mount", "kernel", "workers", "starting"}
 DOORS = {
-    "zmq": {"broker", "link"},
+    "zmq": DRIVERS,
     "lmdb": STORES,
     "fuse": {"kernel", "mount"},
     "mfusepy": {"kernel", "mount"},

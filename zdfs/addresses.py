@@ -8,6 +8,7 @@ also be reached through an abstract socket of its address's name, which is faste
 import functools
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from zdfs.errors import StartError
@@ -20,6 +21,8 @@ def parse(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise StartError(f"{text!r} is no address: write PORT (on this machine) or HOST:PORT")
+    if host and not re.fullmatch(r"[A-Za-z0-9._-]+", host):
+        raise StartError(f"{host!r} is no host name or IPv4 address")
     if colon and not host:
         raise StartError(f"{text!r} has no host: write PORT (on this machine) or HOST:PORT")
     return f"{host or LOOPBACK}:{int(port)}"

@@ -4,7 +4,9 @@ import time
 from typing import Any
 
 from zdfs import addresses, blockmap, limits, placement, wire
-from zdfs.calls import Ask, Peer, call, call_all
+from zdfs.calls import Ask, Peer, call, call_all, now, sleep
+from zdfs.errors import StartError, Unreachable
+from zdfs.errors import Posix, StartError
 from zdfs.ids import BlockNo, Slot
 from zdfs.volume import Volume
 from zdfs.wire import Held, State
@@ -12,11 +14,49 @@ from zdfs.wire import Held, State
 POLICY = "all"
 
 
+# --- is there anybody? -------------------------------------------------------------------------
+
+
+async def find_meta(meta: str, patience_s: float = 0.0, serves: bool = True) -> wire.Identity:
+    """The metaserver at an address, once it `serves` or at least answers; StartError says why not
+    after so many seconds."""
+    shown, end = addresses.short(meta), await now() + patience_s
+    while True:
+        try:
+            identity: wire.Identity = await call(Peer(meta), wire.Identify())
+        except Unreachable:
+            why = f"no metaserver answers at {shown}: is it running, and is that its address?"
+        else:
+            if identity.role is not wire.Role.META:
+                raise StartError(f"{shown} is a dataserver: name the metaserver's port")
+            if identity.state is State.SERVING or not serves:
+                return identity
+            why = f"the metaserver at {shown} can't serve yet: {identity.note}"
+        if await now() >= end:
+            raise StartError(why)
+        await sleep(limits.RETRY_S / 4)
+
+
+async def find_data(server: str) -> wire.Identity:
+    """The dataserver at an address; StartError."""
+    shown = addresses.short(server)
+    try:
+        identity: wire.Identity = await call(Peer(server), wire.Identify())
+    except Unreachable:
+        raise StartError(
+            f"no dataserver answers at {shown}: is it running, and is that its address?"
+        ) from None
+    if identity.role is not wire.Role.DATA:
+        raise StartError(f"{shown} is a metaserver: name a dataserver's port")
+    return identity
+
+
 # --- status ------------------------------------------------------------------------------------
 
 
 async def status(meta: str) -> dict[str, Any]:
     """All of `zdfs status`, as JSON has it."""
+    await find_meta(meta, serves=False)
     found = await call(Peer(meta), wire.GetStatus())
     return facts(found)
 
@@ -41,6 +81,7 @@ def facts(found: wire.Status) -> dict[str, Any]:
         "policy": POLICY,
         "block_size": found.block_bytes,
         "incarnation": found.incarnation,
+        "refused": found.refused,
         "writes_blocked": blocked,
         "servers": [_server(one) for one in found.servers],
         "mounts": [f"{mount.host}:{mount.mount}" for mount in found.sessions],
@@ -146,8 +187,12 @@ STATES = {Held.OK: "ok", Held.MISSING: "missing", Held.NOT_YET: "missing", Held.
 
 
 async def where(volume: Volume, path: bytes) -> dict[str, Any]:
-    """Which server holds which replica of which block, as the servers say now."""
-    attributes, pages = await volume.where(path)
+    """Which server holds which replica of which block, as the servers say now.  StartError, in
+    words for people: no such file."""
+    try:
+        attributes, pages = await volume.where(path)
+    except Posix as error:
+        raise StartError(f"{path.decode(errors='replace')}: {error}") from error
     members = volume.contact.map.members
     wanted: list[tuple[int, wire.Wanted]] = []
     blocks: list[dict[str, Any]] = []

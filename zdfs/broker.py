@@ -10,8 +10,10 @@ Rules:
 - A reply leaves only when the round it reports on is synced.  A failed store sends nothing and
   stops the node (StoreError).
 - A request that is still parked when it comes again keeps its one handler and answers the newest
-  sender.  A parked request whose sender gave up (its remaining time ran out) is closed.
+  sender.  A parked request whose sender gave up is closed: its remaining time ran out, or the next
+  change came in its slot.
 - What isn't our protocol is counted, logged once in a while, refused or dropped: never fatal.
+  What is, and isn't served here, is answered so: its sender may have mistaken the port.
 - Calls to other servers go through one DEALER per peer, made anew after a timeout, so that nothing
   queued for a dead server is delivered later.
 """
@@ -21,23 +23,28 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
 from zdfs import addresses, limits, wire
 from zdfs.calls import CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
-from zdfs.errors import BadMessage, Failure, StartError, StoreError, Unreachable
+from zdfs.errors import BadMessage, Failure, StartError, StoreError, Unavailable, Unreachable
 from zdfs.ids import Session
+from zdfs.listener import Listener
 from zdfs.pending import Pending, Timers
 from zdfs.ports import Caller, Room, RoundStore
+from zdfs.records import BadRecord
 
 log = logging.getLogger("zdfs.broker")
 
 BUDGET = 256  # messages taken in before the round is ended
 LOG_EVERY_S = 10.0  # bad messages are logged so often
 GRACE_S = 2.0  # a parked request outlives its sender's patience by so much
-MEMORY_BYTES = 512 * limits.MIB  # anonymous memory beyond which somebody is hoarding below us
+MEMORY_BYTES = 256 * limits.MIB  # anonymous memory beyond which somebody is hoarding below us
+WATCH_S = 0.25  # memory is looked at so often
+
+Key = tuple[bytes, int, int]
 
 
 class Task:
@@ -70,60 +77,58 @@ class Calls:
             self.resume(self.answers)
 
 
+class Call(NamedTuple):
+    """One call of a CallAll, and the socket that it went out on."""
+
+    calls: Calls
+    place: int
+    peer: Peer
+    request: wire.Request[Any]
+    dealer: zmq.Socket[bytes]
+
+
+def _key(caller: Caller) -> Key:
+    """What tells requests underway apart.  A slot has one; other numbers are the sender's own."""
+    head = caller.head
+    if head.slot != wire.NO_SLOT:
+        return b"", head.session, head.slot
+    return caller.address, head.session, head.sequence
+
+
 class Broker:
     """Serves one room on one address."""
 
-    def __init__(self, address: str, store: RoundStore, context: zmq.Context[Any] | None = None):
-        self.address, self.store = address, store
+    def __init__(self, address: str, context: zmq.Context[Any] | None = None):
+        """Takes the port; StartError when it can't be had.  The store comes with `serve`, so that
+        none is touched in vain."""
+        self.address = address
         self.context = context or zmq.Context()
+        self.store: RoundStore
         self.room: Room | None = None
         self.poller = zmq.Poller()
-        self.router = self._bind()
+        self.listener = Listener(address, self.context, self.poller)
         self.dealers: dict[Peer, zmq.Socket[bytes]] = {}
-        self.calls: Pending[tuple[Calls, int, Peer, wire.Request[Any]]] = Pending()
+        self.calls: Pending[Call] = Pending()
         self.timers = Timers()
         self.ready: collections.deque[tuple[Task, Any, Failure | None]] = collections.deque()
-        self.running: dict[tuple[int, int, int], Task] = {}
+        self.running: dict[Key, Task] = {}
         self.waiting: collections.deque[tuple[int, bytes, list[Any]]] = collections.deque()
         self.stopping = os.eventfd(0, os.EFD_NONBLOCK)
         self.poller.register(self.stopping, zmq.POLLIN)
         self.stopped = False
         self._logged = -LOG_EVERY_S
-        if (number := store.fileno()) is not None:
-            self.poller.register(number, zmq.POLLIN)
 
     # --- life ----------------------------------------------------------------------------------
-
-    def _bind(self) -> zmq.Socket[bytes]:
-        router = self.context.socket(zmq.ROUTER)
-        router.setsockopt(zmq.LINGER, 0)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.MAXMSGSIZE, max(limits.FRAME_BYTES, limits.HEAD_BYTES))
-        router.setsockopt(zmq.RCVHWM, limits.PEERS_QUEUED // 16)
-        router.setsockopt(zmq.SNDHWM, limits.PEERS_QUEUED)
-        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        router.setsockopt(zmq.HEARTBEAT_IVL, 5000)
-        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
-        router.setsockopt(zmq.BACKLOG, 512)
-        for endpoint in (addresses.tcp(self.address), addresses.ipc(self.address)):
-            try:
-                router.bind(endpoint)
-            except zmq.ZMQError as error:
-                router.close()
-                what = addresses.short(self.address)
-                if error.errno == zmq.EADDRINUSE:
-                    raise StartError(f"port {what} is in use: is this node already running?")
-                raise StartError(f"can't listen on {what}: {error}")
-        self.poller.register(router, zmq.POLLIN)
-        return router
 
     def stop(self) -> None:
         """End `serve` soon; may be called from a signal handler."""
         os.eventfd_write(self.stopping, 1)
 
-    def serve(self, room: Room) -> None:
+    def serve(self, room: Room, store: RoundStore) -> None:
         """Until stopped.  Raises StoreError when the store failed, StartError when refused."""
-        self.room = room
+        self.room, self.store = room, store
+        if (number := store.fileno()) is not None:
+            self.poller.register(number, zmq.POLLIN)
         for name, coroutine in room.tasks():
             self.ready.append((Task(coroutine, None, name), None, None))
         self._watch_memory()
@@ -131,12 +136,12 @@ class Broker:
             self.turn(self._patience())
 
     def close(self) -> None:
-        """Close sockets and store; parked handlers end without an answer."""
+        """Close the sockets; parked handlers end without an answer."""
         for task in list(self.running.values()):
             task.coroutine.close()
-        for socket in (self.router, *self.dealers.values()):
-            socket.close(0)
-        self.store.close()
+        self.listener.close()
+        for dealer in self.dealers.values():
+            dealer.close(0)
         self.context.destroy(0)
         os.close(self.stopping)
 
@@ -151,8 +156,10 @@ class Broker:
         events = dict(self.poller.poll(int(wait_s * 1000 + 0.999)))
         if self.stopping in events:
             self.stopped = True
-        if self.router in events:
+        if self.listener.router in events:
             self._drain_router()
+        for _ in range(self.listener.strangers(BUDGET) if self.listener.monitor in events else 0):
+            self._bad("a connection that does not speak ZeroMQ")
         for peer, dealer in list(self.dealers.items()):
             if dealer in events:
                 self._drain_dealer(peer, dealer)
@@ -171,7 +178,7 @@ class Broker:
     def _drain_router(self) -> None:
         for _ in range(BUDGET):
             try:
-                address, *frames = self.router.recv_multipart(zmq.NOBLOCK, copy=False)
+                address, *frames = self.listener.router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             except zmq.ZMQError as error:
@@ -199,41 +206,58 @@ class Broker:
         parts = [frames[0].bytes, *[frame.buffer for frame in frames[1:]]] if frames else []
         head, message = wire.decode_request(parts)
         caller = Caller(address, head)
-        key = (head.session, head.slot, head.sequence)
-        running = self.running.get(key)
-        deadline = time.monotonic() + head.remaining_ms / 1000 + GRACE_S
-        if running is not None:
-            running.caller, running.deadline = caller, deadline
+        patience = min(head.remaining_ms / 1000, limits.PATIENCE_S)
+        deadline = time.monotonic() + patience + GRACE_S
+        parked = self.running.get(_key(caller))
+        if parked is not None and parked.caller and parked.caller.head.sequence == head.sequence:
+            parked.caller, parked.deadline = caller, deadline
             return
         try:
-            kept = self.room.admit(head) if head.slot != wire.NO_SLOT else None
+            handler = self.room.handlers.get(type(message))
+            if handler is None:
+                name = type(message).__name__
+                raise BadMessage(f"{name} is not served here: is {self.address} the right port?")
+            if len(self.running) >= limits.PARKED:
+                raise Unavailable("too many requests are waiting here")
+            kept = self.room.admit(head, message) if head.slot != wire.NO_SLOT else None
         except Failure as error:
+            if isinstance(error, BadMessage):
+                self._bad(error.text)
             self._reply(caller, message, wire.Failed.of(error))
             return
         if kept is not None:
             self._reply(caller, message, kept)
             return
-        handler = self.room.handlers.get(type(message))
-        if handler is None:
-            raise BadMessage(f"{type(message).__name__} is not served here")
+        if parked is not None:  # its sender has gone on to the next change
+            self._close(parked)
         task = Task(handler(message, caller), caller, type(message).__name__)
         task.message, task.deadline = message, deadline
-        self.running[key] = task
+        self.running[_key(caller)] = task
         self._step(task, None, None)
+
+    def _close(self, task: Task) -> None:
+        """End a parked request without an answer.  It has changed nothing: traps come first."""
+        assert task.caller is not None
+        del self.running[_key(task.caller)]
+        task.turn += 1
+        task.coroutine.close()
 
     def _finish(self, task: Task, reply: wire.Reply) -> None:
         caller = task.caller
         if caller is None:
             return
         assert self.room is not None and task.message is not None
-        head = caller.head
-        self.running.pop((head.session, head.slot, head.sequence), None)
-        if head.slot != wire.NO_SLOT:
-            try:
-                self.room.keep(head, reply)
-            except Failure as error:
-                reply = wire.Failed.of(error)
-        self._reply(caller, task.message, reply)
+        self.running.pop(_key(caller), None)
+        try:
+            if caller.head.slot != wire.NO_SLOT:
+                self.room.keep(caller.head, reply)
+            self._reply(caller, task.message, reply)
+        except BadRecord as error:
+            log.error("the reply to %s can't be said: %s", task.name, error)
+            reply = wire.Failed.of(Failure("the server's reply can't be said: see its log"))
+            self._reply(caller, task.message, reply)
+        except Failure as error:  # the change without its reply: neither may be committed
+            raise StoreError(f"the reply to {task.name} can't be kept: {error}") from error
 
     def _reply(self, caller: Caller, asked: wire.Message, reply: wire.Reply) -> None:
         assert self.room is not None
@@ -271,7 +295,9 @@ class Broker:
     def _send(self, address: bytes, frames: list[Any]) -> None:
         assert self.room is not None
         try:
-            self.router.send_multipart([address, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
+            self.listener.router.send_multipart(
+                [address, *frames], zmq.NOBLOCK, copy=len(frames) == 1
+            )
         except zmq.ZMQError as error:  # gone, or its pipe is full: it will ask again
             self.room.counts[f"unsent ({error.strerror or error})"] += 1
 
@@ -333,17 +359,12 @@ class Broker:
         """Close a parked request when its sender gave up."""
 
         def check() -> None:
-            caller = task.caller
-            assert caller is not None
-            key = (caller.head.session, caller.head.slot, caller.head.sequence)
-            if self.running.get(key) is not task:
+            if task.caller is None or self.running.get(_key(task.caller)) is not task:
                 return
             if task.deadline > time.monotonic():
                 self.timers.at(task.deadline, check)
-                return
-            del self.running[key]
-            task.turn += 1
-            task.coroutine.close()
+            else:
+                self._close(task)
 
         if task.turn <= 1:  # once per task
             self.timers.at(task.deadline, check)
@@ -355,47 +376,57 @@ class Broker:
         if not trap.asks:
             calls.resume([])
         for place, ask in enumerate(trap.asks):
-            number = self.calls.add((calls, place, ask.peer, ask.request))
+            try:
+                dealer = self._dealer(ask.peer)
+            except zmq.ZMQError as error:
+                calls.answer(place, Unreachable(f"can't connect to {ask.peer}: {error}"))
+                continue
+            number = self.calls.add(Call(calls, place, ask.peer, ask.request, dealer))
             head = wire.RequestHead(
                 Session(0), wire.NO_SLOT, number, int(ask.timeout_s * 1000), self.room.incarnation
             )
             frames = wire.encode_request(head, ask.request)
             try:
-                self._dealer(ask.peer).send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
+                dealer.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
             except zmq.ZMQError as error:
                 self._answer(number, Unreachable(f"can't send to {ask.peer}: {error}"))
                 continue
-            expire = self._expired(number, ask.peer, type(ask.request).__name__)
-            self.timers.at(time.monotonic() + ask.timeout_s, expire)
+            self.timers.at(time.monotonic() + ask.timeout_s, self._expired(number, ask.peer))
 
     def _dealer(self, peer: Peer) -> zmq.Socket[bytes]:
         dealer = self.dealers.get(peer)
         if dealer is None:
-            dealer = self.dealers[peer] = self.context.socket(zmq.DEALER)
+            dealer = self.context.socket(zmq.DEALER)
             dealer.setsockopt(zmq.LINGER, 0)
             dealer.setsockopt(zmq.MAXMSGSIZE, max(limits.FRAME_BYTES, limits.HEAD_BYTES))
             dealer.setsockopt(zmq.SNDHWM, limits.PEERS_QUEUED)
-            dealer.connect(addresses.tcp(peer))
+            try:
+                dealer.connect(addresses.tcp(peer))
+            except zmq.ZMQError:
+                dealer.close(0)
+                raise
+            self.dealers[peer] = dealer
             self.poller.register(dealer, zmq.POLLIN)
         return dealer
 
-    def _expired(self, number: int, peer: Peer, what: str) -> Callable[[], None]:
+    def _expired(self, number: int, peer: Peer) -> Callable[[], None]:
         def act() -> None:
-            if self._answer(number, Unreachable(f"{peer} did not answer {what} in time")):
-                dealer = self.dealers.pop(peer, None)
-                if dealer is not None:  # nothing that it queued may arrive later
-                    self.poller.unregister(dealer)
-                    dealer.close(0)
+            found = self.calls.peek(number)
+            if found is None:
+                return
+            what = type(found.request).__name__
+            self._answer(number, Unreachable(f"{peer} did not answer {what} in time"))
+            if self.dealers.get(peer) is found.dealer:  # nothing that it queued may arrive later
+                del self.dealers[peer]
+                self.poller.unregister(found.dealer)
+                found.dealer.close(0)
 
         return act
 
-    def _answer(self, number: int, answer: wire.Reply | Failure) -> bool:
+    def _answer(self, number: int, answer: wire.Reply | Failure) -> None:
         found = self.calls.take(number)
-        if found is None:
-            return False
-        calls, place, _, _ = found
-        calls.answer(place, answer)
-        return True
+        if found is not None:
+            found.calls.answer(found.place, answer)
 
     def _drain_dealer(self, peer: Peer, dealer: zmq.Socket[bytes]) -> None:
         assert self.room is not None
@@ -411,30 +442,15 @@ class Broker:
                 self._bad(f"from {peer}: {error.text}")
                 continue
             found = self.calls.peek(head.sequence)
-            if found is None or found[2] != peer or found[3].operation != head.answers:
+            if found is None or found.peer != peer or found.request.operation != head.answers:
                 self.room.counts["late replies"] += 1
                 continue
-            self._answer(head.sequence, wire.judged(found[3], reply))
+            self._answer(head.sequence, wire.judged(found.request, reply))
 
     # --- hoarders ------------------------------------------------------------------------------
 
     def _watch_memory(self) -> None:
-        """A peer that never ends a multipart message eats memory below us, where no limit of
-        ZeroMQ reaches: when this process grows far beyond its needs, drop all connections."""
-        if anonymous_bytes() > MEMORY_BYTES:
-            log.error(
-                "%s holds %d MiB: dropping every connection", self.address, MEMORY_BYTES >> 20
-            )
-            self.poller.unregister(self.router)
-            self.router.close(0)
-            self.router = self._bind()
-        self.timers.at(time.monotonic() + 1.0, self._watch_memory)
-
-
-def anonymous_bytes() -> int:
-    """This process's anonymous memory (RssAnon of proc(5))."""
-    with open("/proc/self/status", encoding="ascii") as status:
-        for line in status:
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    return 0
+        assert self.room is not None
+        if self.listener.relieve(MEMORY_BYTES):
+            self.room.counts["connections dropped"] += 1
+        self.timers.at(time.monotonic() + WATCH_S, self._watch_memory)

@@ -1,15 +1,18 @@
 """What a mount remembers, and for how long: pure data structures, told the time.
 
     Names    (parent, name) -> inode and inode -> attributes; at most `life_s` old
+    Aliases  names of files with several, as the kernel knows them
     Blocks   block versions: immutable, so never stale; bounded by bytes, the oldest go
     Dirty    the unflushed bytes of one block
     Flight   blocks on their way to the dataservers and into the map
+    Cut      a truncate on its way to the metaserver
     File     everything known of one inode that is open, dirty or granted here
 
 A block's newest bytes are in the first of these that has it: `dirty`, the flights from the newest
 to the oldest, then the version that the map names.
 """
 
+import stat
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,6 +43,11 @@ class Names:
         """An inode's attributes, if they are fresh."""
         found = self._attributes.get(ino)
         return found[0] if found and now - found[1] < self.life_s else None
+
+    def last_known(self, ino: Ino) -> Attributes | None:
+        """An inode's attributes, however old."""
+        found = self._attributes.get(ino)
+        return found[0] if found else None
 
     def learn(self, attributes: Attributes, now: float) -> None:
         """Attributes from the metaserver; what is older than what we know is passed over."""
@@ -100,6 +108,47 @@ class Blocks:
         return name in self._blocks
 
 
+def moved(path: bytes, old: bytes, new: bytes, swapped: bool) -> bytes:
+    """A path after a rename of itself or of a directory above it."""
+    for before, after in ((old, new), (new, old)) if swapped else ((old, new),):
+        if path == before or path.startswith(before + b"/"):
+            return after + path[len(before) :]
+    return path
+
+
+class Aliases:
+    """Names of files with several, and when the kernel last learnt the attributes there."""
+
+    def __init__(self, life_s: float):
+        self._life_s = life_s
+        self._seen: OrderedDict[int, dict[bytes, float]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._seen)
+
+    def learnt(self, found: Attributes, path: bytes, now: float) -> None:
+        """The kernel has asked for the attributes at a path."""
+        if stat.S_ISDIR(found.mode) or (found.nlink < 2 and found.ino not in self._seen):
+            return
+        self._seen[found.ino] = {**self._fresh(found.ino, now), path: now}
+        self._seen.move_to_end(found.ino)
+        while max(next(iter(self._seen.values())).values()) < now - self._life_s:
+            self._seen.popitem(last=False)
+
+    def _fresh(self, ino: int, now: float) -> dict[bytes, float]:
+        seen = self._seen.get(ino, {})
+        return {path: at for path, at in seen.items() if at > now - self._life_s}
+
+    def renamed(self, old: bytes, new: bytes, swapped: bool) -> None:
+        """Paths have changed."""
+        for ino, seen in self._seen.items():
+            self._seen[ino] = {moved(path, old, new, swapped): at for path, at in seen.items()}
+
+    def others(self, ino: int, path: bytes | None, now: float) -> list[bytes]:
+        """Names at which the kernel may still remember attributes, but this one."""
+        return [other for other in self._fresh(ino, now) if other != path]
+
+
 @dataclass(eq=False, slots=True)
 class Dirty:
     """Unflushed bytes of one block: data[low:] is ours, data[:low] is to be read from below.
@@ -123,9 +172,9 @@ class Dirty:
         self.data[first:end] = piece
         self.low = min(self.low, first)
 
-    def whole(self, visible_below: int) -> bool:
-        """Whether nothing of the version below shows through."""
-        return self.low == 0 and len(self.data) >= visible_below
+    def whole(self, reach: int) -> bool:
+        """Whether nothing shows through of what is below and reaches so far."""
+        return self.low == 0 and len(self.data) >= reach
 
     def fill(self, below: Buffer) -> None:
         """Take in what shows through from below (its visible bytes)."""
@@ -151,11 +200,22 @@ class Flight:
     blocks: dict[BlockNo, Dirty]
     sequences: dict[BlockNo, int]
     token: Token
-    size: int
+    size: int = 0  # how far its blocks reach
     entries: dict[BlockNo, MapEntry] = field(default_factory=dict)
     acks: dict[Slot, Ack] = field(default_factory=dict)
     stored: bool = False  # on all replicas
+    landing: bool = False  # a commit that names it is underway: whether it counts is not known
+    lost: Failure | None = None  # it never will be committed
     bytes: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Cut:
+    """A truncate underway."""
+
+    size: int
+    done: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -167,11 +227,10 @@ class File:
     map_at: float  # when the pages were known to be current
     pages: dict[PageNo, Page] = field(default_factory=dict)
     handles: int = 0
-    writers: int = 0
     opening: int = 0
     token: Token = Token(0)  # 0: no grant
+    void: Token = Token(0)  # the newest that was given back or lost: never taken up again
     number: int = 0  # of the last commit
-    sequence: int = 0  # of the last block version under the token
     recalled: bool = False
     size: int = 0  # with what is unflushed
     mtime_ns: int | None = None  # of unflushed writes
@@ -190,6 +249,23 @@ class File:
     def busy(self) -> bool:
         """Whether something is unflushed."""
         return bool(self.dirty or self.flights or self.mtime_ns is not None)
+
+    def give_up(self, token: Token) -> None:
+        """A grant has ended; a late reply that still names it changes nothing."""
+        self.void = max(self.void, token)
+        if self.token <= self.void:
+            self.token = Token(0)
+
+    def learn(self, attributes: Attributes) -> None:
+        """Attributes from the metaserver; replies may overtake one another.
+
+        Under our own grant nobody else changes the content: the kernel's pages stay right.
+        """
+        if attributes.change <= self.attributes.change:
+            return
+        if self.token and self.kernel_change == self.attributes.change:
+            self.kernel_change = attributes.change
+        self.attributes = attributes
 
     def entry(self, block: BlockNo) -> MapEntry | None:
         """What the map names (its page must be known); None: a hole."""
@@ -223,8 +299,11 @@ class File:
         """Attributes with what is unflushed."""
         if not self.busy:
             return self.attributes
-        mtime = self.attributes.mtime_ns if self.mtime_ns is None else self.mtime_ns
-        return self.attributes._replace(size=self.size, mtime_ns=mtime)
+        known = self.attributes
+        if self.mtime_ns is None:
+            return known._replace(size=self.size)
+        ctime = max(known.ctime_ns, self.mtime_ns)  # a write moves both
+        return known._replace(size=self.size, mtime_ns=self.mtime_ns, ctime_ns=ctime)
 
 
 def version_of(flight: Flight, block: BlockNo) -> Version:

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -14,10 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from zdfs import __version__, addresses, admin, checksum, kernel, limits, starting, wire
+from zdfs import __version__, addresses, admin, checksum, fsck, kernel, limits, starting, wire
 from zdfs.blockstore import LogStore
 from zdfs.broker import Broker
 from zdfs.calls import Peer, call
@@ -25,7 +27,7 @@ from zdfs.corrupt import corrupt as harm_replica
 from zdfs.data import Data
 from zdfs.errors import Failure, StartError, StoreError
 from zdfs.ids import Slot
-from zdfs.ledger import Ledger
+from zdfs.ledger import Ledger, founded_block_bytes
 from zdfs.link import Link
 from zdfs.meta import Meta
 from zdfs.mount import Settings
@@ -151,21 +153,17 @@ def _run_meta(chosen: argparse.Namespace) -> int:
         )
     if chosen.replicas not in (None, limits.REPLICAS):
         raise StartError(f"--replicas {chosen.replicas}: this release keeps {limits.REPLICAS}")
-    store = LmdbStore(_store(chosen, address))
-    broker = Broker(address, store)
-    try:
-        ledger = Ledger(store, os.urandom(16))
-        founded = ledger.cluster.block_bytes if ledger.cluster else block_bytes
-        if chosen.block_size not in (None, founded):
+    with closing(Broker(address)) as broker, closing(LmdbStore(_store(chosen, address))) as store:
+        founded = founded_block_bytes(store)
+        if founded and chosen.block_size not in (None, founded):
             raise StartError(
                 f"--block-size {chosen.block_size}: the cluster was founded with {founded}; "
                 "leave the option out"
             )
+        ledger = Ledger(store, os.urandom(16))
         _stop_on_signals(broker)
         log.info("metaserver %s, incarnation %d", addresses.short(address), ledger.incarnation)
-        broker.serve(Meta(ledger, founded, chosen.faults))
-    finally:
-        broker.close()
+        broker.serve(Meta(ledger, founded or block_bytes, chosen.faults), store)
     return 0
 
 
@@ -182,14 +180,13 @@ def _run_data(chosen: argparse.Namespace) -> int:
     slot, address, meta = Slot(chosen.index), ring[chosen.index], addresses.parse(chosen.meta)
     if meta in ring:
         raise StartError(f"{addresses.short(meta)} is the metaserver's port and a dataserver's too")
-    store = LogStore(_store(chosen, address), slot)
-    broker = Broker(address, store)
-    try:
+    with (
+        closing(Broker(address)) as broker,
+        closing(LogStore(_store(chosen, address), slot)) as store,
+    ):
         _stop_on_signals(broker)
         log.info("dataserver %s, slot %d of %d", addresses.short(address), slot, len(ring))
-        broker.serve(Data(store, slot, ring, meta, chosen.faults, chosen.scrub_rate))
-    finally:
-        broker.close()
+        broker.serve(Data(store, slot, ring, meta, chosen.faults, chosen.scrub_rate), store)
     return 0
 
 
@@ -219,8 +216,10 @@ def _mount(arguments: Sequence[str]) -> int:
         _more_files()
         _serve_mount(chosen, directory, meta, data, herald)
     except (StartError, Failure) as error:
-        herald.failed(str(error))
-        raise
+        if chosen.herald is None:
+            raise
+        herald.failed(str(error))  # the parent says it
+        return 1
     return 0
 
 
@@ -235,6 +234,8 @@ def _serve_mount(
     link = Link(kernel.interrupted, kernel.dying)
     volume = Volume(meta, str(directory), link)
     try:
+        if chosen.herald is not None:  # somebody waits for a word; -f alone waits for the cluster
+            link.run(admin.find_meta(meta, limits.MOUNT_TRIES_S))
         link.run(volume.start())
         ring = [member.address for member in volume.contact.map.members]
         if data and data != ring:
@@ -267,9 +268,7 @@ def _corrupt(arguments: Sequence[str]) -> int:
     seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
     link = Link()
     try:
-        identity = link.run(call(Peer(server), wire.Identify()))
-        if identity.role is not wire.Role.DATA:
-            raise StartError(f"{addresses.short(server)} is a metaserver: name a dataserver's port")
+        identity = link.run(admin.find_data(server))
         meta = addresses.parse(chosen.meta) if chosen.meta else identity.meta
         path, _ = _inside(chosen.path, None)
         volume = _volume(link, meta)
@@ -289,13 +288,7 @@ def _corrupt(arguments: Sequence[str]) -> int:
 
 def _volume(link: Link, meta: str) -> Volume:
     """A volume without a mount, for a moment; a metaserver that doesn't serve is an error."""
-    identity = link.run(call(Peer(meta), wire.Identify()))
-    if identity.role is not wire.Role.META:
-        raise StartError(f"{addresses.short(meta)} is a dataserver: name the metaserver's port")
-    if identity.state is not wire.State.SERVING:
-        raise StartError(
-            f"the metaserver at {addresses.short(meta)} isn't serving: {identity.note}"
-        )
+    link.run(admin.find_meta(meta))
     volume = Volume(meta, "(command)", link)
     link.run(volume.contact.open())
     return volume
@@ -318,19 +311,23 @@ def _zdfs(arguments: Sequence[str]) -> int:
     status = commands.add_parser("status", help="servers, blocked writes, rebuilds, events")
     where = commands.add_parser("where", help="which server holds which replica of which block")
     where.add_argument("path", help="a path inside the file system, or on a mount of this machine")
+    check = commands.add_parser(
+        "fsck", help="look at every replica of every block; changes nothing"
+    )
     faults = commands.add_parser("faults", help="faults on purpose (needs --faults on the node)")
     kinds = faults.add_subparsers(dest="fault", required=True, metavar="skip")
     skip = kinds.add_parser("skip", help="let commits go ahead without a server")
     skip.add_argument("port", help="the dataserver's PORT or HOST:PORT")
     skip.add_argument("switch", choices=["on", "off"])
-    for one in (status, where, skip):
+    for one in (status, where, check, skip):
         one.add_argument("--meta", metavar="ADDR", help=f"the metaserver ({META})")
-    for one in (status, where):
+    for one in (status, where, check):
         one.add_argument("--json", action="store_true", help="facts with stable keys")
     chosen = parser.parse_args(arguments)
     link = Link()
     try:
-        return {"status": _status, "where": _where, "faults": _skip}[chosen.command](link, chosen)
+        doers = {"status": _status, "where": _where, "fsck": _fsck, "faults": _skip}
+        return doers[chosen.command](link, chosen)
     finally:
         link.close()
 
@@ -354,8 +351,15 @@ def _where(link: Link, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _fsck(link: Link, chosen: argparse.Namespace) -> int:
+    report = link.run(fsck.check(_meta_of(chosen)))
+    print(json.dumps(dataclasses.asdict(report), indent=2) if chosen.json else fsck.text(report))
+    return 1 if report.bad else 0
+
+
 def _skip(link: Link, chosen: argparse.Namespace) -> int:
     meta, server = _meta_of(chosen), addresses.parse(chosen.port)
+    link.run(admin.find_meta(meta))
     found = link.run(call(Peer(meta), wire.GetStatus()))
     slots = {one.member.address: one.member.slot for one in found.servers}
     if server not in slots:

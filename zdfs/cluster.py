@@ -7,7 +7,9 @@ Told of each Report and of the time; answers with what must be recorded and what
                       an old copy: its life grows, it reconciles.  A new, empty UUID: a lost disk.
                       Another cluster's or another slot's store: refused, nothing changes.
     one metaserver    a server's vote is `promised` == our incarnation, from a store that is neither
-                      empty nor old; more than half of the slots make us serve (DESIGN 9)
+                      empty nor old (a granted metaserver refills what it must remember); more
+                      than half of the slots make us serve (DESIGN 9), or all that remember, when
+                      everybody is heard and fewer than such a majority have lost their memory
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -110,9 +112,10 @@ def trusted(server: Server, report: wire.Report) -> bool:
 
 
 def may_vote(server: Server, others: Mapping[Slot, Server], report: wire.Report) -> bool:
-    """Only a store that is neither empty nor old, or was refilled since."""
-    refilled = report.reconciled >= server.refill
-    return trusted(server, report) and refilled and not judge(server, others, report).kind
+    """Only a store that remembers its promises.  An empty or old one does from the moment when a
+    granted metaserver told it its new life, and with it whom it serves; blocks don't matter here.
+    """
+    return trusted(server, report) and not judge(server, others, report).kind
 
 
 def granted(
@@ -121,15 +124,38 @@ def granted(
     incarnation: Incarnation,
     now: float,
 ) -> bool:
-    """Whether more than half of the slots promised themselves to this incarnation."""
-    votes = 0
+    """Whether more than half of the slots promised themselves to this incarnation.
+
+    Or all that remember, when all others are heard and came back without their memory: as long as
+    those are no majority, one who remembers has heard of any metaserver that was granted since.
+    """
+    votes = void = 0
     for slot, server in servers.items():
         heard = reports.get(slot)
         if heard is None or now - heard.at > limits.DOWN_S:
             continue
-        if heard.report.promised == incarnation and may_vote(server, servers, heard.report):
+        if not may_vote(server, servers, heard.report):
+            void += 1
+        elif heard.report.promised == incarnation:
             votes += 1
-    return votes > len(servers) // 2
+    majority = len(servers) // 2 + 1
+    return votes >= majority or (void < majority and votes + void == len(servers))
+
+
+def hoping(
+    ring: Sequence[str], servers: Mapping[Slot, Server], reports: Mapping[Slot, Heard], now: float
+) -> str:
+    """Why the votes don't suffice yet, for people."""
+    silent, void = [], []
+    for slot, server in servers.items():
+        heard = reports.get(slot)
+        if heard is None or now - heard.at > limits.DOWN_S:
+            silent.append(addresses.short(ring[slot]))
+        elif not may_vote(server, servers, heard.report):
+            void.append(addresses.short(ring[slot]))
+    text = "waiting for the votes of more than half of the dataservers"
+    text += f"; silent: {', '.join(silent)}" if silent else ""
+    return text + (f"; without a vote (a new or old store): {', '.join(void)}" if void else "")
 
 
 def newer(

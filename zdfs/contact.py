@@ -13,12 +13,18 @@ from typing import Any, Protocol, TypeVar
 
 from zdfs import addresses, limits, wire
 from zdfs.calls import Ask, Condition, Peer, call, call_all, notify, now, sleep, wait
-from zdfs.errors import Failure, NoSession, Unavailable, Unreachable
-from zdfs.ids import Epoch, Session, Slot
+from zdfs.checksum import Seal
+from zdfs.errors import Failure, Interrupted, NoSession, Unavailable, Unreachable
+from zdfs.ids import ROOT, BlockNo, Epoch, Ino, Name, Session, Slot, Token, Version
 from zdfs.wire import State
 
 log = logging.getLogger("zdfs.mount")
 R = TypeVar("R", bound=wire.Reply)
+
+# A version that nobody has: to ask for it is to ask whether a server serves.
+NOTHING = wire.Wanted(
+    Name(Ino(0), BlockNo(0), Version(Token(0), 0)), Seal(0, 0), Epoch(0), Slot(0), 0
+)
 
 
 class Driver(Protocol):
@@ -47,9 +53,10 @@ class Contact:
         self.suspects: dict[Slot, float] = {}  # until when
         self.blocked: dict[Slot, float] = {}  # writes wait for these, since when
         self.waiting_writers = 0
-        self.meta_silent_since: float | None = None
+        self.meta_silent = False  # it did not answer the last time
         self.born = Condition()
         self.lost_session = False  # being reopened
+        self.closed = False  # for good
         self._sequences = [0] * limits.SLOTS
         self._free = list(range(limits.SLOTS))
         self._freed = Condition()
@@ -71,62 +78,127 @@ class Contact:
         self.cluster, self.block_bytes = opened.cluster, opened.block_bytes
         self._sequences = [0] * limits.SLOTS
         self.take_map(opened.map)
+        notify(self.born)
 
     async def _until_answered(self, request: wire.Request[R]) -> R:
         while True:
             try:
                 answer = await call(self.meta, request)
             except (Unreachable, Unavailable) as error:
-                await self._meta_waits(error)
+                self._meta_is_silent(error)
+                await self._meta_pause(error)
                 continue
-            self._meta_answers()
+            self.meta_answers()
             assert isinstance(answer, wire.Reply)
             return answer  # type: ignore[return-value]
 
-    async def _meta_waits(self, error: Failure) -> None:
-        if self.meta_silent_since is None:
-            self.meta_silent_since = await now()
+    async def ask_briefly(self, request: wire.Request[R]) -> R | None:
+        """A question for somebody who can go on without the answer; None: not now."""
+        if self.meta_silent:
+            return None
+        try:
+            answer = await call(self.meta, request)
+        except (Unreachable, Unavailable) as error:
+            self._meta_is_silent(error)
+            return None
+        assert isinstance(answer, wire.Reply)
+        return answer  # type: ignore[return-value]
+
+    async def watch_meta(self) -> None:
+        """The task that sees a silent metaserver come back when nobody waits for it."""
+        while True:
+            await sleep(limits.RETRY_S)
+            if self.meta_silent:
+                try:
+                    await call(self.meta, wire.GetAttributes(ROOT))
+                except (Unreachable, Unavailable):
+                    continue
+                self.meta_answers()
+
+    def _meta_is_silent(self, error: Failure) -> None:
+        if not self.meta_silent:
+            self.meta_silent = True
             log.warning(
                 "waiting for the metaserver at %s: %s", addresses.short(self.meta), error.text
             )
-        unreachable = isinstance(error, Unreachable)
-        await sleep(0.05 if unreachable else limits.RETRY_S / 4)
 
-    def _meta_answers(self) -> None:
-        if self.meta_silent_since is not None:
-            self.meta_silent_since = None
+    async def _meta_pause(self, error: Failure) -> None:
+        await sleep(0.05 if isinstance(error, Unreachable) else limits.RETRY_S / 4)
+
+    def meta_answers(self) -> None:
+        """The metaserver has answered something."""
+        if self.meta_silent:
+            self.meta_silent = False
             log.warning("the metaserver at %s answers again", addresses.short(self.meta))
 
     async def ask(self, request: wire.Request[R]) -> R:
         """A question to the metaserver, until it is answered."""
-        return await self._until_answered(request)
+        while True:
+            session = self.driver.session
+            try:
+                return await self._until_answered(request)
+            except NoSession:
+                await self._reborn(session)
+
+    async def _reborn(self, session: Session) -> None:
+        """Until this mount, whose session died, has a new one."""
+        while self.driver.session == session:
+            await wait(self.born, limits.RETRY_S)
 
     async def change(self, request: wire.Request[R]) -> R:
         """A change on the metaserver, applied exactly once, until it is answered.
 
-        Raises NoSession when the session died: the caller's state is void.
+        NoSession: the session died meanwhile, and nobody knows whether it was applied.
         """
         while not self._free:
             await wait(self._freed)
         slot = self._free.pop()
-        session = self.driver.session
         try:
-            self._sequences[slot] += 1
-            sequence = self._sequences[slot]
             while True:
-                if self.driver.session != session:
-                    raise NoSession("this mount's session has ended")
-                try:
-                    answer = await call(self.meta, request, limits.TIMEOUT_S, (slot, sequence))
-                except (Unreachable, Unavailable) as error:
-                    await self._meta_waits(error)
-                    continue
-                self._meta_answers()
-                assert isinstance(answer, wire.Reply)
-                return answer  # type: ignore[return-value]
+                session = self.driver.session
+                answer = await self._change(request, slot, session)
+                if answer is not None:
+                    return answer
+                await self._reborn(session)
         finally:
             self._free.append(slot)
             notify(self._freed)
+
+    async def close(self) -> None:
+        """End the session."""
+        self.closed = True  # the heartbeat may still be told that it ended
+        while not self._free:
+            await wait(self._freed)
+        await self._change(wire.CloseSession(), self._free.pop(), self.driver.session)
+
+    async def _change(self, request: wire.Request[R], slot: int, session: Session) -> R | None:
+        """In one session; None: it had ended before, nothing happened."""
+        self._sequences[slot] += 1
+        sequence = self._sequences[slot]
+        unsure = False  # whether it happened
+        while True:
+            if self.driver.session != session:
+                raise NoSession("this mount's session has ended")
+            try:
+                answer = await call(self.meta, request, limits.TIMEOUT_S, (slot, sequence))
+            except NoSession:
+                if unsure:
+                    raise
+                return None
+            except (Unreachable, Unavailable) as error:
+                unsure = isinstance(error, Unreachable)
+                self._meta_is_silent(error)
+                try:
+                    await self._meta_pause(error)
+                except Interrupted:
+                    if not unsure:
+                        raise
+                # What may have happened is asked for until we know: a caller that lives on would
+                # do it twice.  For one that is about to die the next call gives up.
+                continue
+            self.meta_answers()
+            assert isinstance(answer, wire.Reply)
+            return answer  # type: ignore[return-value]
 
     # --- the map -------------------------------------------------------------------------------
 
@@ -196,11 +268,20 @@ class Contact:
                 await wait(self.map_changed, limits.RETRY_S)
             finally:
                 self.waiting_writers -= 1
-            for slot in [s for s in self.blocked if not self._still_down(s)]:
-                self.unblock(slot)
 
-    def _still_down(self, slot: Slot) -> bool:
-        return self.map.members[slot].state is State.DOWN or slot in self.suspects
+    async def watch_blocked(self) -> None:
+        """The task that asks the servers for which writes wait, each second: only an answer ends
+        the wait, also when nobody has anything to put."""
+        while True:
+            await wait(self.map_changed, limits.RETRY_S)
+            slots = [s for s in self.blocked if self.map.members[s].state is not State.DOWN]
+            if not slots:
+                continue
+            check = wire.Check(self.cluster, (NOTHING,))
+            asks: list[tuple[Slot, wire.Request[Any]]] = [(slot, check) for slot in slots]
+            for (slot, _), answer in zip(asks, await self.ask_servers(asks, limits.TIMEOUT_S)):
+                if isinstance(answer, wire.Checked):
+                    self.unblock(slot)
 
     def block(self, slot: Slot, at: float) -> None:
         """Writes wait for this server from now on; the log says so once."""

@@ -11,17 +11,18 @@ after each start, repairs, drops, the scrub, and the store's upkeep.
 """
 
 import collections
+import itertools
 import logging
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
 from zdfs import __version__, addresses, checksum, limits, wire
-from zdfs.calls import Peer, Trap, call, clock, notify, now, wait
+from zdfs.calls import Peer, Trap, call, clock, notify, now, sleep, wait
 from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, NoSpace, StartError
 from zdfs.errors import Unavailable
 from zdfs.healing import Healer
-from zdfs.ids import Incarnation, Session, Slot
+from zdfs.ids import Incarnation, Round, Session, Slot
 from zdfs.ports import BlockStore, Caller, Handler
 from zdfs.schema import DataState
 from zdfs.wire import Held, State
@@ -46,6 +47,7 @@ class Data:
         self.healer = Healer(store, slot, ring, self.meta, scrub_bytes_per_s)
         self.note = "waiting for the metaserver"
         self.welcomed = False  # since this start
+        self.stated = Round(0)  # a vote is reported once this round is synced, never before
         self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.handlers: Mapping[type[wire.Message], Handler] = {
@@ -58,7 +60,7 @@ class Data:
 
     incarnation = Incarnation(0)
 
-    def admit(self, head: wire.RequestHead) -> wire.Reply | None:
+    def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
         """Nothing here needs a slot: every request is idempotent by name."""
         raise BadMessage("a dataserver has no slots")
 
@@ -101,11 +103,11 @@ class Data:
             if len(data) != block.length or checksum.seal(block.name, data) != block.seal:
                 raise BadMessage(f"{block.name} arrived damaged: its seal does not match")
             entry = self.healer.find(block.name)
-            if entry is None:
-                self.store.append(block.name, block.seal, block.epoch, block.start, data)
-            elif (entry.crc16, entry.crc32c) != tuple(block.seal):
+            if entry is not None and (entry.crc16, entry.crc32c) != tuple(block.seal):
                 log.error("refused another content under the name of %s", block.name)
                 raise BadMessage(f"{block.name} stands here with other content")
+            if entry is None or not self.healer.whole(block.name):
+                self.store.append(block.name, block.seal, block.epoch, block.start, data)
         state = self.store.state
         return wire.Stored(state.uuid, state.life, self.store.boot, self.store.round)
 
@@ -144,6 +146,10 @@ class Data:
     async def report(self) -> None:
         """Each second, and at once when there is news."""
         while True:
+            while self.store.synced < self.stated:
+                if self.store.oldest_unsynced_s() > limits.DOWN_S:
+                    break
+                await sleep(0.002)
             stuck = self.store.oldest_unsynced_s()
             if stuck > limits.DOWN_S:
                 log.error("a sync of the disk takes %.0f s: not reporting as alive", stuck)
@@ -153,9 +159,7 @@ class Data:
 
     async def _report_once(self) -> None:
         at = await clock()
-        events = [
-            event._replace(at_ns=event.at_ns or at) for event in list(self.healer.events)[:64]
-        ]
+        events = self._news(at)
         state = self.store.state
         request = wire.Report(
             slot=self.slot, addresses=self.ring, host=addresses.host_id(), cluster=state.cluster,
@@ -163,18 +167,32 @@ class Data:
             opened_round=self.store.opened_round, synced_round=self.store.synced,
             health=self.health(await now()), promised=state.promised,
             served_incarnation=state.served_incarnation, served_round=state.served_round,
-            reconciled=state.reconciled, events=tuple(events),
+            reconciled=state.reconciled, events=events,
         )  # fmt: skip
         try:
             told = await call(self.meta, request)
         except Failure as error:
-            if error.definite:
-                log.error("the metaserver at %s: %s", addresses.short(self.meta), error)
-            self.note = f"the metaserver at {addresses.short(self.meta)} does not answer"
+            shown = addresses.short(self.meta)
+            if isinstance(error, BadMessage) and not self.welcomed:
+                raise StartError(f"{shown} is not the metaserver, name it with --meta: {error}")
+            note = f"the metaserver at {shown} does not answer"
+            if error.definite or self.note != note:
+                log.error("the metaserver at %s: %s", shown, error)
+            self.note = note
             return
-        for _ in events:
-            self.healer.events.popleft()
+        if told.granted and not told.refused:  # recorded
+            for event in events:
+                if self.healer.events and self.healer.events[0] == event:
+                    self.healer.events.popleft()
         self.told(told)
+
+    def _news(self, at_ns: int) -> tuple[wire.Event, ...]:
+        """The next events, the same at each repeat of a report that was not answered."""
+        events = self.healer.events
+        for place in range(min(len(events), 64)):
+            if not events[place].at_ns:
+                events[place] = events[place]._replace(at_ns=at_ns)
+        return tuple(itertools.islice(events, 64))
 
     def health(self, at: float) -> wire.Health:
         """What people want to know."""
@@ -209,6 +227,7 @@ class Data:
             state = self._joined(state, told)
         if state != old:
             self.store.set_state(state)
+            self.stated = self.store.round
             notify(self.healer.wake)
 
     def _joined(self, state: DataState, told: wire.Instructions) -> DataState:
@@ -219,9 +238,9 @@ class Data:
             raise StartError(
                 f"dataserver {self.healer.here}: the metaserver now serves another cluster"
             )
-        state = replace(state, cluster=told.cluster, slot=self.slot)
-        if not told.granted:
+        if not told.granted:  # an empty store stays empty until somebody vouches for the cluster
             return state
+        state = replace(state, cluster=told.cluster, slot=self.slot)
         if told.life != state.life:
             state = replace(state, life=told.life)
         served = (state.served_incarnation, state.served_round)

@@ -5,6 +5,10 @@ memory: what it has to know is asked of the metaserver page by page, and what it
 verified against the map's seal before it is stored (`recovery` decides, this room does).
 
     every start:  survey (count what is missing) -> fetch it -> survey again -> serving -> garbage
+
+The same after each pass of the scrub and after the index was made anew: what went missing silently
+is found, and what no file names is dropped.  A block counts as lost only when both other servers
+have answered that they don't have it; while one is silent, or the disk is full, the rebuild waits.
 """
 
 import collections
@@ -25,7 +29,8 @@ log = logging.getLogger("zdfs.data")
 
 INDEX_PAGE = 1024  # names looked at in one go
 REPAIRS = 32  # blocks repaired in one go
-SCRUB_PAUSE_S = 60.0  # between two passes
+COPIES = 4 * limits.BLOCKS  # blocks fetched at once; small ones would be too many by bytes alone
+SCRUB_PAUSE_S = 10.0  # between two passes
 
 
 class Healer:
@@ -39,6 +44,9 @@ class Healer:
         self.rings: dict[Epoch, tuple[str, ...]] = {}
         self.state = State.JOINING
         self.reconcile_wanted = 0
+        self.recheck = False  # look again whether all is here
+        self.held_up = False  # a source was silent or the disk full: what is missing isn't lost
+        self.lost = 0  # blocks that nobody has
         self.drops_ready = 0
         self.progress: recovery.Progress | None = None
         self.sick = recovery.Sick()
@@ -82,6 +90,13 @@ class Healer:
             return Held.DAMAGED, b""
         return Held.OK, data
 
+    def whole(self, name: Name) -> bool:
+        """Whether a version is here with good bytes."""
+        try:
+            return self.store.read(name) is not None
+        except Damaged:
+            return False
+
     def _index_is_to_blame(self, name: Name) -> bool:
         """Whether Damaged came from the index, not from the bytes."""
         try:
@@ -94,11 +109,9 @@ class Healer:
         """Have a version repaired that is missing or damaged."""
         if state is Held.NOT_YET or not self.sick.add(want):
             return
-        if state is Held.DAMAGED:
+        if state is Held.DAMAGED:  # what is missing may be what no file names any more
             self.count(damaged=1)
-        self.say(
-            "damage", f"block {want.name.block} of inode {want.name.ino} is {state.name.lower()}"
-        )
+            self.say("damage", f"block {want.name.block} of inode {want.name.ino} is damaged")
         notify(self.work)
 
     @property
@@ -129,38 +142,56 @@ class Healer:
     async def reconcile(self) -> None:
         """After each start, and when the metaserver asks for it."""
         while True:
-            while self.reconcile_wanted <= self.store.state.reconciled:
+            while not self._must_look():
                 await wait(self.work, limits.BEAT_S)
-            number = self.reconcile_wanted
+            number, self.recheck = self.reconcile_wanted, False
             try:
-                await self._reconcile_once()
+                self.lost = await self._reconcile_once()
             except Failure as error:
                 log.info("reconcile starts again: %s", error)
+                self.recheck = True
                 await sleep(limits.RETRY_S)
                 continue
             self.progress = None
-            self.store.set_state(replace(self.store.state, reconciled=number))
+            if number > self.store.state.reconciled:
+                self.store.set_state(replace(self.store.state, reconciled=number))
             self.state = State.SERVING
             notify(self.wake)
             await self._sweep()
 
-    async def _reconcile_once(self) -> None:
+    def _must_look(self) -> bool:
+        if self.reconcile_wanted > self.store.state.reconciled:
+            return True
+        return self.recheck and self.state is not State.JOINING
+
+    async def _reconcile_once(self) -> int:
+        """Fetch what is missing; how much of it nobody has."""
         before = -1
         while True:
             total = await self._survey()
             if total == 0:
                 if self.progress:
                     self.say("rebuilt", f"whole again: {self.progress.done} blocks came back")
-                return
+                return 0
+            if total == self.lost and self.state is State.SERVING:
+                return total  # said before
             if total == before:
-                self.say("lost", f"{total} blocks are on no other server either")
-                return
+                if not self.held_up:
+                    self.say("lost", f"{total} blocks are on no other server either")
+                    return total
+                await sleep(limits.DOWN_S)
             before = total
-            self.state = State.RECOVERING
-            self.progress = recovery.Progress(total, await now())
+            self._begin_pass(total, await now())
+            await self._fetch_missing()
+
+    def _begin_pass(self, total: int, at: float) -> None:
+        self.state = State.RECOVERING
+        self.held_up = False
+        if self.progress is None:
+            self.progress = recovery.Progress(total, at)
             log.warning("rebuilding %d blocks from the neighbours", total)
             notify(self.wake)
-            await self._fetch_missing()
+        self.progress.total = self.progress.done + total
 
     async def _pages(self, cursor: tuple[int, int]) -> wire.Stock:
         stock: wire.Stock = await call(
@@ -195,7 +226,8 @@ class Healer:
             stock = await self._pages(cursor)
             for page in stock.pages:
                 wanted += self._missing(page)
-                if sum(w.length for w in wanted) >= limits.REBUILD_FLIGHT_BYTES // 2:
+                size = sum(want.length for want in wanted)
+                if size >= limits.REBUILD_FLIGHT_BYTES // 2 or len(wanted) >= COPIES:
                     await self._copy(wanted)
                     wanted = []
                 if self.progress and await now() - logged > 5.0:
@@ -212,10 +244,8 @@ class Healer:
         cured = await self._fetch(wanted)
         self.progress.done += len(cured)
         self.progress.done_bytes += sum(want.length for want in cured)
-        self.progress.lost += len(wanted) - len(cured)
-        space = self.store.space()
-        if space.free_bytes <= 0:
-            self.say("full", "the rebuild waits: this disk is full")
+        if len(cured) < len(wanted) and self.store.space().free_bytes <= 0:
+            log.warning("the rebuild waits: this disk is full")
             await sleep(limits.RETRY_S)
 
     async def _fetch(self, wanted: list[wire.Wanted]) -> list[wire.Wanted]:
@@ -231,7 +261,8 @@ class Healer:
                 ring = self.rings[epoch]
                 for slot, some in recovery.batches(group, self.slot, len(ring), attempt).items():
                     for chunk in recovery.chunks(some):
-                        get = wire.Get(self.store.state.cluster, tuple(chunk), attempt > 0)
+                        # Without repair: two servers that miss a block would ask for ever.
+                        get = wire.Get(self.store.state.cluster, tuple(chunk), False)
                         asks.append(Ask(Peer(ring[slot]), get, limits.BULK_TIMEOUT_S))
                         parts.append(chunk)
             left = []
@@ -245,9 +276,10 @@ class Healer:
         self, chunk: list[wire.Wanted], answer: wire.Message | Failure
     ) -> tuple[list[wire.Wanted], list[wire.Wanted]]:
         """Store the genuine ones of an answer; the others are to be asked for elsewhere."""
-        if not isinstance(answer, wire.Got):
-            return [], chunk
-        if not len(answer.held) == len(answer.data) == len(chunk):
+        if not isinstance(answer, wire.Got) or not (
+            len(answer.held) == len(answer.data) == len(chunk)
+        ):
+            self.held_up = True
             return [], chunk
         good, bad = [], []
         for want, held, data in zip(chunk, answer.held, answer.data):
@@ -257,6 +289,7 @@ class Healer:
             try:
                 self.store.append(want.name, want.seal, want.epoch, want.start, data)
             except NoSpace:
+                self.held_up = True
                 bad.append(want)
                 continue
             good.append(want)
@@ -271,23 +304,36 @@ class Healer:
             if self.index_damaged:
                 self.store.rebuild_index()
                 self.index_damaged = False
+                self.recheck = True  # dropped versions are back, what the log lost is missing
+                notify(self.work)
             if not wanted:
                 await wait(self.work, limits.BEAT_S)
                 continue
-            for want in list(wanted):
-                if self.held(want)[0] is Held.OK or want.epoch not in self.rings:
-                    wanted.remove(want)
-                    self.sick.cured(want)
-            cured = await self._fetch(wanted)
+            ill = await self._still_ill(wanted)
+            cured = await self._fetch(ill)
             for want in wanted:
                 self.sick.cured(want)
             for want in cured:
                 self.say("repaired", f"block {want.name.block} of inode {want.name.ino}")
             if cured:
                 self.count(repaired=len(cured))
-            if len(cured) < len(wanted):
-                log.error("%d damaged blocks have no good copy yet", len(wanted) - len(cured))
+            if len(cured) < len(ill):
+                log.error("%d damaged blocks have no good copy yet", len(ill) - len(cured))
                 await sleep(limits.RETRY_S)
+
+    async def _still_ill(self, wanted: list[wire.Wanted]) -> list[wire.Wanted]:
+        """Without those that healed, and those that no file names any more: a reader with an old
+        map has asked for them."""
+        try:
+            judged = await call(self.meta, wire.Judge(tuple(want.name for want in wanted)))
+            keep = judged.keep
+        except Failure:  # at worst garbage comes back, which a sweep finds
+            keep = b"\1" * len(wanted)
+        return [
+            want
+            for want, counts in zip(wanted, keep)
+            if counts and want.epoch in self.rings and self.held(want)[0] is not Held.OK
+        ]
 
     async def take_drops(self) -> None:
         """Let go of what the metaserver's queue names."""
@@ -365,6 +411,8 @@ class Healer:
                         self.mend(want, state)
                 last = some[-1][0]
                 await sleep(size / self.scrub_rate + 0.001)
+            self.recheck = True
+            notify(self.work)
             await sleep(SCRUB_PAUSE_S)
 
     async def upkeep(self) -> None:

@@ -33,6 +33,7 @@ import queue
 import signal
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from ctypes.util import find_library
 from operator import itemgetter
@@ -405,14 +406,16 @@ class Invalidator:
     def __init__(self, drop: Callable[[bytes], bool]):
         self._drop = drop
         self._paths: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._queued: set[bytes] = set()  # each path waits once
+        self._queued: dict[bytes, threading.Event] = {}  # each path waits once
         threading.Thread(target=self._work, name="invalidate", daemon=True).start()
 
-    def submit(self, path: bytes) -> None:
-        """Soon; never waits."""
-        if path not in self._queued:
-            self._queued.add(path)
+    def submit(self, path: bytes) -> threading.Event:
+        """Soon; never waits.  The event says when it is done."""
+        done = self._queued.get(path)
+        if done is None:
+            done = self._queued[path] = threading.Event()
             self._paths.put(path)
+        return done
 
     def stop(self) -> None:
         """No further ones."""
@@ -420,8 +423,9 @@ class Invalidator:
 
     def _work(self) -> None:
         while (path := self._paths.get()) is not None:
-            self._queued.discard(path)  # before: what changes from now on needs another
+            done = self._queued.pop(path)  # before: what changes from now on needs another
             self._drop(path)
+            done.set()
 
 
 @functools.cache
@@ -432,6 +436,14 @@ def _invalidator() -> Invalidator:
 def invalidate(path: bytes) -> None:
     """Have the kernel drop its pages and attributes of a path, soon; may be called anywhere."""
     _invalidator().submit(path)
+
+
+def invalidate_now(paths: Sequence[bytes]) -> None:
+    """Likewise, and wait for it, but not for long: where the kernel itself waits for a page that
+    the caller's own operation holds, it is done when that ends."""
+    deadline = time.monotonic() + limits.INTERRUPT_POLL_S
+    for done in [_invalidator().submit(path) for path in paths]:
+        done.wait(max(0.0, deadline - time.monotonic()))
 
 
 def raise_read_ahead(directory: Path, kib: int) -> None:

@@ -21,6 +21,13 @@ from zdfs.tables import Tables, View, decode
 log = logging.getLogger("zdfs.meta")
 
 
+def founded_block_bytes(store: MetaStore) -> int | None:
+    """The block size that a store's cluster was founded with; None: not founded."""
+    with store.read() as read:
+        payload = read.get(schema.CLUSTER)
+    return None if payload is None else decode(Cluster, schema.CLUSTER, payload).block_bytes
+
+
 class Ledger:
     """Transactions and everything the metaserver's rooms share."""
 
@@ -130,7 +137,7 @@ class Ledger:
         with self.raw() as txn:
             record = EventRecord(at_ns, kind[:200], text[: limits.TEXT_BYTES // 4])
             txn.put(schema.number_key(b"v", number), records.pack(record))
-            if number % 64 == 0:
+            if number % 64 == 1:  # the first of each life too
                 keys = [key for key, _ in _table(txn, b"v")]
                 for key in keys[: -limits.EVENTS]:
                     txn.delete(key)

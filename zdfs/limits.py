@@ -40,6 +40,7 @@ LISTING_ENTRIES = 512
 SLOTS = 256  # changes a session may have outstanding
 SESSIONS = 4096
 PEERS_QUEUED = 1000  # messages queued per ZeroMQ peer (HWM)
+PARKED = 8192  # requests waiting in one server: each is a coroutine
 
 # --- proofs of absence -----------------------------------------------------------------------
 PROOF_ENTRIES = 16_384  # a directory's names are summed before one is missed (10 ms); above: walk
@@ -50,6 +51,7 @@ INVENTORY_EXAMINED = 2048  # map pages one Inventory looks at: some milliseconds
 # --- time ------------------------------------------------------------------------------------
 TIMEOUT_S = 2.0  # a request without reply: the server is a suspect
 BULK_TIMEOUT_S = 5.0  # a message with blocks: disks may be busy
+PATIENCE_S = 60.0  # a request is never kept waiting for longer, whatever its sender says
 RETRY_S = 1.0  # a blocked write asks again
 BEAT_S = 1.0
 DOWN_S = 3.0  # silence after which the cluster map says down
@@ -61,6 +63,7 @@ KEEP_SUPERSEDED_S = 1.0  # an overwritten version stays for readers underway
 FLUSH_AFTER_S = 0.5  # a partial dirty block waits so long for its rest
 CACHE_S = 1.0  # names and attributes are at most so stale
 INTERRUPT_POLL_S = 0.05  # a waiting FUSE worker looks for a signal
+SIGNALLED_S = 1.0  # what takes longer is blocked: a signal ends it, also one that is caught
 CHECKPOINT_S = 1.0  # a dataserver's index follows its log by so much
 
 # --- memory ----------------------------------------------------------------------------------
@@ -77,6 +80,7 @@ FUSE_IDLE = 8  # threads that wait for work; those beyond end
 FUSE_BACKGROUND = 1024  # the kernel's read-ahead, page writes and releases underway
 READ_AHEAD_KIB = 1024  # the kernel's own, per file: as large as a FUSE request
 MOUNT_ANSWERS_S = 10.0  # a mount that says it is ready must answer within
+MOUNT_TRIES_S = 10.0  # zdfs-mount without -f waits so long for a metaserver that serves
 MOUNT_JOIN_S = 10.0  # operations still underway get so long when the mount ends
 MOUNT_OPTIONS = 64  # -o options
 

@@ -9,14 +9,15 @@ A socket serves one request at a time: it is taken from a pool for one peer, and
 reply came.  After a timeout it is closed with everything it had queued, so that nothing meant for a
 dead server is delivered later, and a late reply finds nobody.
 
-Waiting callers look for a signal every `limits.INTERRUPT_POLL_S`.  A question is given up at once
-(Interrupted); a change that was sent is given up only when the caller is about to die, because its
-fate is not known and a program that lives on might repeat it.
+Waiting callers look for a signal every `limits.INTERRUPT_POLL_S`.  Whoever is about to die gives
+up at once (Interrupted).  For one that survives its signal a question or a wait is given up once
+it has taken `limits.SIGNALLED_S`; a change that was sent is not, because its fate is not known and
+a program that lives on might repeat it.
 """
 
+import collections
 import itertools
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -33,6 +34,7 @@ log = logging.getLogger("zdfs.link")
 T = TypeVar("T")
 
 IDLE_THREADS = 8  # background threads kept
+IDLE_SOCKETS = 64  # kept for one peer
 SOCKETS = 8192
 
 
@@ -65,10 +67,11 @@ class Link:
         self._pools: dict[Peer, list[zmq.Socket[bytes]]] = {}
         self._pool_lock = threading.Lock()
         self._near: set[Peer] = set()
-        self._jobs: queue.SimpleQueue[Spawn | None] = queue.SimpleQueue()
-        self._idle = 0
+        self._jobs: collections.deque[Spawn] = collections.deque()
+        self._hiring = threading.Condition()
+        self._idle = 0  # background threads that wait for a job
         self._threads: set[threading.Thread] = set()
-        self._background = threading.local()
+        self._here = threading.local()  # since: the start of what runs in this thread
         self._closing = threading.Event()
         self._attendant: threading.Thread | None = None
 
@@ -90,6 +93,7 @@ class Link:
         """Drive a coroutine in this thread; returns its result or raises its failure."""
         value: Any = None
         error: BaseException | None = None
+        self._here.since = time.monotonic()
         with self._monitor:
             while True:
                 try:
@@ -106,6 +110,8 @@ class Link:
                     error = failure
                 finally:
                     self._monitor.acquire()
+                    if isinstance(trap, Wait) and woken is not None:
+                        self._unhang(trap, woken)
 
     def _register(self, trap: Trap) -> threading.Event | None:
         """Hang up our waiter while the lock is still held, so that no notification is lost."""
@@ -114,6 +120,11 @@ class Link:
         woken = threading.Event()
         trap.condition.waiters.append(woken.set)
         return woken
+
+    def _unhang(self, trap: Wait, woken: threading.Event) -> None:
+        """Who waits each second for hours must not leave a waiter behind each second."""
+        if woken.set in trap.condition.waiters:
+            trap.condition.waiters.remove(woken.set)
 
     def _do(self, trap: Trap, woken: threading.Event | None) -> Any:
         if isinstance(trap, CallAll):
@@ -130,7 +141,11 @@ class Link:
         return self._pause(woken, trap.seconds)
 
     def _signalled(self) -> bool:
-        return not getattr(self._background, "here", False) and self.interrupted()
+        """Whether to stop waiting.  A signal that the caller survives (a timer, a child's end)
+        must not break what a local file system would finish: it counts once we are blocked."""
+        if getattr(self._here, "background", False) or not self.interrupted():
+            return False
+        return time.monotonic() - self._here.since > limits.SIGNALLED_S or self.dying()
 
     def _pause(self, woken: threading.Event, seconds: float | None) -> bool:
         """Wait for the event; Interrupted when the caller was signalled meanwhile."""
@@ -151,13 +166,15 @@ class Link:
     # --- background ----------------------------------------------------------------------------
 
     def _spawn(self, trap: Spawn) -> None:
-        with self._pool_lock:
-            self._jobs.put(trap)
-            if self._idle < self._jobs.qsize():
-                name = f"zdfs-{len(self._threads)}"
-                thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._threads.add(thread)
-                thread.start()
+        with self._hiring:
+            self._jobs.append(trap)
+            if len(self._jobs) <= self._idle:
+                self._hiring.notify()
+                return
+            name = f"zdfs-{len(self._threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.add(thread)
+            thread.start()
 
     def spawn(self, coroutine: Coroutine[Trap, Any, None], name: str) -> None:
         """Run a coroutine in the background."""
@@ -165,18 +182,8 @@ class Link:
 
     def _work(self) -> None:
         """A background thread: one job after the other.  One of the four seams."""
-        self._background.here = True
-        while True:
-            with self._pool_lock:
-                if self._idle >= IDLE_THREADS and not self._jobs.qsize():
-                    self._threads.discard(threading.current_thread())
-                    return
-                self._idle += 1
-            job = self._jobs.get()
-            with self._pool_lock:
-                self._idle -= 1
-            if job is None:
-                return
+        self._here.background = True
+        while (job := self._next_job()) is not None:
             try:
                 self.run(job.coroutine)
             except Interrupted:
@@ -186,13 +193,26 @@ class Link:
             except Exception:
                 log.exception("%s failed unexpectedly", job.name)
 
+    def _next_job(self) -> Spawn | None:
+        """Wait for one; None: this thread shall end.  To be idle and to take a job are one step:
+        a job is never left to a thread that has just taken another, which may run for ever."""
+        with self._hiring:
+            if self._idle < IDLE_THREADS or self._jobs:
+                self._idle += 1
+                while not self._jobs and not self._closing.is_set():
+                    self._hiring.wait()
+                self._idle -= 1
+                if self._jobs:
+                    return self._jobs.popleft()
+            self._threads.discard(threading.current_thread())
+            return None
+
     def close(self) -> None:
         """End the background threads and close every socket."""
         self._closing.set()
-        with self._pool_lock:
+        with self._hiring:
             threads = list(self._threads)
-            for _ in threads:
-                self._jobs.put(None)
+            self._hiring.notify_all()
         for thread in [*threads, *([self._attendant] if self._attendant else [])]:
             thread.join(limits.BULK_TIMEOUT_S)
         with self._pool_lock:
@@ -222,7 +242,11 @@ class Link:
 
     def _put_back(self, peer: Peer, socket: zmq.Socket[bytes]) -> None:
         with self._pool_lock:
-            self._pools.setdefault(peer, []).append(socket)
+            pool = self._pools.setdefault(peer, [])
+            if len(pool) < IDLE_SOCKETS:
+                pool.append(socket)
+                return
+        socket.close(0)
 
     def _call_all(self, trap: CallAll) -> list[wire.Reply | Failure]:
         calls = [Call(self, ask) for ask in trap.asks]

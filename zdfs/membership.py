@@ -21,6 +21,8 @@ from zdfs.tables import Tables, View, decode
 from zdfs.wire import State
 
 PERSIST_S = 5.0  # synced rounds of the servers are recorded so often, when they moved
+SHOWN_EVENTS = 64  # in a status: events of a KiB at most ...
+SHOWN_MOUNTS = 128  # ... and mounts of half a KiB fit into one head
 DROPS = 256  # records of the drop queue in one answer
 
 
@@ -41,7 +43,8 @@ class Membership:
         self.changed = Condition()  # the map or the grant changed
         self.queued: list[tuple[float, int]] = []  # drops too young to be taken
         self.droppable = 0
-        self._persisted = 0.0
+        self._persisted: dict[Slot, float] = {}
+        self._recorded: dict[Slot, tuple[wire.Event, ...]] = {}  # of the report before
         if ledger.cluster:
             self.note = "waiting for the votes of more than half of the dataservers"
             self.map.members = cluster.members(ledger.ring, ledger.servers, {}, 0.0)
@@ -144,6 +147,7 @@ class Membership:
             return
         servers = self.ledger.servers
         self.granted = cluster.granted(servers, self.reports, self.ledger.incarnation, at)
+        self.note = cluster.hoping(self.ledger.ring, servers, self.reports, at)
         if self.granted:
             self.note = ""
             log.info("granted by more than half of the dataservers: serving")
@@ -159,8 +163,8 @@ class Membership:
         if cluster.trusted(news, report) and report.reconciled > news.reconciled:
             news = replace(news, reconciled=report.reconciled)
         moved = replace(news, synced_round=server.synced_round) != server
-        if moved or (news != server and at - self._persisted > PERSIST_S):
-            self._persisted = at
+        if moved or (news != server and at - self._persisted.get(slot, 0.0) > PERSIST_S):
+            self._persisted[slot] = at
             ledger.set_server(slot, news)
         else:
             ledger.servers[slot] = news
@@ -169,7 +173,9 @@ class Membership:
                 at_ns, verdict.kind, f"{addresses.short(ledger.ring[slot])} {verdict.text}"
             )
         for event in report.events:
-            ledger.event(event.at_ns or at_ns, event.kind, event.text)
+            if event not in self._recorded.get(slot, ()):  # else a repeat: our answer was lost
+                ledger.event(event.at_ns or at_ns, event.kind, event.text)
+        self._recorded[slot] = report.events
 
     def _instructions(self, report: wire.Report, refused: str = "") -> wire.Instructions:
         ledger, ours = self.ledger, self.ledger.cluster
@@ -196,6 +202,11 @@ class Membership:
     def _watch(self, at: float) -> None:
         """Recompute the cluster map; tell the mounts when it changed."""
         if self.ledger.cluster is None:
+            silent = [slot for slot, h in self.reports.items() if at - h.at > limits.DOWN_S]
+            for slot in silent:  # with its list of ports, which may have been mistyped
+                del self.reports[slot]
+            if silent:
+                self.note = cluster.founding(self.reports, at)[1]
             return
         members = cluster.members(self.ledger.ring, self.ledger.servers, self.reports, at)
         if members == self.map.members:
@@ -285,14 +296,15 @@ class Membership:
     def _may_count(self, view: View, name: Name) -> bool:
         inode = view.find(name.ino)
         if inode is None:
-            return False
+            prefix = schema.page_prefix(name.ino)
+            return any(view.read.scan(prefix, schema.after(prefix)))  # then its inode was lost
         if extents.named(view, name):
             return True
         if name.version.token < inode.token:
             return False
         held = self.sessions.holder(name.ino)
-        if held is None:
-            return not self.sessions.all_announced()
+        if held is None:  # its holder may not have heard yet that it is: only a later token voids it
+            return True
         return held.token != name.version.token or name.version.sequence >= held.floor
 
     # --- status --------------------------------------------------------------------------------
@@ -304,15 +316,15 @@ class Membership:
         servers = [self._server_status(member, at) for member in self.map.members]
         mounts = [
             wire.SessionStatus(m.session, m.record.host, m.record.mount, m.blocked)
-            for m in self.sessions.mounts.values()
+            for m in list(self.sessions.mounts.values())[:SHOWN_MOUNTS]
         ]
         try:
-            events = [wire.Event(*event) for event in self.ledger.events(128)]
+            events = [wire.Event(*event) for event in self.ledger.events(SHOWN_EVENTS)]
         except Damaged as error:
             events = [wire.Event(0, "damage", f"the event log: {error}")]
         return wire.Status(
             ours.uuid if ours else b"", self.note, self.block_bytes, self.ledger.incarnation,
-            tuple(servers), tuple(mounts[: limits.SESSIONS]), tuple(events),
+            tuple(servers), tuple(mounts), tuple(events), refused=0,
         )  # fmt: skip
 
     def _server_status(self, member: wire.Member, at: float) -> wire.ServerStatus:

@@ -12,13 +12,15 @@ return; what was read before a trap is checked again inside the block.
 import collections
 import logging
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
-from zdfs import __version__, addresses, limits, metacheck, namespace
+from zdfs import __version__, addresses, extents, limits, metacheck, namespace
 from zdfs import records, schema, wire, xattrs
 from zdfs.calls import Trap, clock, now, sleep
 from zdfs.contents import Contents, newborn_of
-from zdfs.ids import Incarnation, Ino, Session, Slot
+from zdfs.errors import Unavailable
+from zdfs.ids import Incarnation, Ino, Session, Slot, Token
 from zdfs.ledger import Ledger
 from zdfs.membership import Membership, space
 from zdfs.ports import Caller, Handler
@@ -28,6 +30,7 @@ from zdfs.wire import State
 
 log = logging.getLogger("zdfs.meta")
 
+SHOWN = 128  # characters of a mount's host and directory: they are only shown
 WALK_RECORDS = 512  # records the background walk looks at between two rounds
 
 
@@ -73,7 +76,7 @@ class Meta:
             wire.Inventory: self.members.inventory,
             wire.TakeDrops: self.members.take_drops,
             wire.Judge: self.members.judge,
-            wire.GetStatus: self.members.status,
+            wire.GetStatus: self.status,
             wire.Skip: self.members.skip,
         }
         self._remember()
@@ -108,22 +111,34 @@ class Meta:
 
     # --- exactly once --------------------------------------------------------------------------
 
-    def admit(self, head: wire.RequestHead) -> wire.Reply | None:
-        """The kept reply of a repeated change."""
-        return self.sessions.admit(head)
+    def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
+        """The kept reply of a repeated change.  What it grants and opens is soft: if we restarted
+        since, the mount could not announce what it had not heard of yet."""
+        kept = self.sessions.admit(head)
+        if isinstance(kept, (wire.Opened, wire.Granted)):
+            ino = kept.attributes.ino
+            if isinstance(request, (wire.Create, wire.Open)):
+                self.sessions.opened(head.session, ino, request.opening)
+            self._hold_again(head.session, ino, kept.token)
+        return kept
+
+    def _hold_again(self, session: Session, ino: Ino, token: Token) -> None:
+        """A grant from before a restart, if nobody was given a newer one."""
+        if not token or self.sessions.holder(ino):
+            return
+        with self.ledger.view() as view:
+            inode = view.find(ino)
+        if inode is not None and inode.token == token:
+            self.sessions.grant(ino, session, token)
 
     def keep(self, head: wire.RequestHead, reply: wire.Reply) -> None:
         """Remember a change's reply, in its own round.  A failure changed nothing: a repeat may run
         again, so it is forgotten; memory still refuses what comes later than its successor."""
         if isinstance(reply, wire.Failed):
-            mount = self.sessions.mounts.get(head.session)
-            if mount is not None:
-                definite = reply.failure().definite
-                mount.slots[head.slot] = Kept(head.sequence, reply if definite else None)
+            self.sessions.keep(head, reply if reply.failure().definite else None)
             return
-        self.sessions.keep(head, reply)
-        if head.session in self.sessions.mounts:
-            kept = KeptReply(head.sequence, reply.operation, records.pack(reply))
+        kept = KeptReply(head.sequence, reply.operation, records.pack(reply))
+        if self.sessions.keep(head, reply):
             with self.ledger.raw() as txn:
                 txn.put(schema.kept_key(head.session, head.slot), records.pack(kept))
 
@@ -144,13 +159,21 @@ class Meta:
             addresses.host_id(), "", self.members.note,
         )  # fmt: skip
 
+    async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:
+        """All of `zdfs status`."""
+        found = await self.members.status(request, caller)
+        return replace(found, refused=self.counts["refused"])
+
     async def open_session(self, request: wire.OpenSession, caller: Caller) -> wire.SessionOpened:
         """A mount starts."""
         at, at_ns = await now(), await clock()
         self.members.may_change()
         mount = self.sessions.by_nonce(request.nonce)
         if mount is None:
-            record = SessionRecord(request.nonce, request.host, request.mount, at_ns)
+            if len(self.sessions.mounts) >= limits.SESSIONS:
+                raise Unavailable(f"{limits.SESSIONS} mounts are here: no more")
+            host, mounted = request.host[:SHOWN], request.mount[:SHOWN]
+            record = SessionRecord(request.nonce, host, mounted, at_ns)
             session = self.ledger.new_session()
             with self.ledger.change() as tables:
                 tables.txn.put(schema.number_key(b"n", session), records.pack(record))
@@ -176,6 +199,9 @@ class Meta:
             keys = [key for key, _ in tables.txn.scan(first, schema.after(first[:9]))]
             for key in keys:
                 tables.txn.delete(key)
+            for ino in self.sessions.held_by(session):  # a later token: what it left is garbage
+                if tables.find(ino) is not None:
+                    extents.grant(tables, ino, self.ledger.new_token())
         self.sessions.died(session)
 
     async def beat(self, request: wire.Beat, caller: Caller) -> wire.Beaten:
@@ -200,11 +226,8 @@ class Meta:
         mount = self.sessions.heard(session, await now())
         for ino, opening in request.openings:
             self.sessions.opened(session, ino, opening)
-        with self.ledger.view() as view:
-            for ino, token, _ in request.holdings:
-                inode = view.find(ino)
-                if inode is not None and inode.token == token and not self.sessions.holder(ino):
-                    self.sessions.grant(ino, session, token)
+        for ino, token, _ in request.holdings:
+            self._hold_again(session, ino, token)
         if request.last:
             mount.announced = True
             self.sessions.settle()

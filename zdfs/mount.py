@@ -15,6 +15,10 @@ libfuse puts the target aside in the same way; done literally, the name would be
 and for ever if we died in between.  So this is only noted, and `Volume.rename` is told the hidden
 name: it replaces in one step, and the hidden name reaches what was replaced.
 
+**Several names of one file** are several inodes to the kernel, each with attributes and pages of
+its own: libfuse gives every name a node.  `Aliases` keeps under which of them it has asked lately;
+what changes the file under one has the kernel drop what it knows under the others.
+
 **security.capability** is asked for before each write().  Until somebody sets one through this
 mount the answer is ENODATA, from memory.
 """
@@ -28,98 +32,28 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from zdfs import kernel, limits
+from zdfs.cache import Aliases, moved
 from zdfs.calls import Trap
-from zdfs.checksum import Buffer
 from zdfs.errors import Failure, Interrupted, Posix, StartError
-from zdfs.wire import Attributes, Space
+from zdfs.namespace import EXCHANGE
+from zdfs.ports import Volume
 
 log = logging.getLogger("zdfs.mount")
 
 T = TypeVar("T")
 HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}", re.DOTALL)
 CAPABILITY = b"security.capability"
+NAMESPACES = (b"user.", b"trusted.", b"security.")  # xattr(7); system.: ACLs, which nobody checks
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # sys/stat.h
 NOBODY = 0xFFFFFFFF  # chown(2): leave it
 PLUS_ASKED, PLUS_GIVEN = 1, 2  # FUSE_READDIR_PLUS, FUSE_FILL_DIR_PLUS
-
-
-class Volume(Protocol):
-    """The file system of one mount.  Paths are absolute; failures are errors.Failure.
-
-    lookup and stat know what is written here and not yet flushed.  A hidden name (`hide`, `rename`)
-    reaches its inode in every operation until it is unlinked; no listing shows it.
-    """
-
-    @property
-    def block_bytes(self) -> int: ...
-    async def lookup(self, path: bytes) -> Attributes: ...
-    async def stat(self, handle: int) -> Attributes: ...
-    async def open(self, path: bytes, flags: int) -> tuple[int, bool]:
-        """A handle (> 0), and whether the kernel may keep its pages.  Honours O_TRUNC."""
-        ...
-
-    async def create(self, path: bytes, mode: int, uid: int, gid: int, flags: int) -> int: ...
-    async def read(self, handle: int, size: int, offset: int) -> Buffer: ...
-    async def write(self, handle: int, data: memoryview, offset: int) -> int:
-        """`data` is valid only during the call; the offset means nothing under O_APPEND."""
-        ...
-
-    async def flush(self, handle: int) -> None:
-        """close(2); after Interrupted the data is flushed later."""
-        ...
-
-    async def fsync(self, handle: int) -> None: ...
-    async def release(self, handle: int) -> None: ...
-    async def truncate(self, path: bytes | None, handle: int | None, size: int) -> None: ...
-    async def make(
-        self, path: bytes, mode: int, uid: int, gid: int, rdev: int = 0, target: bytes = b""
-    ) -> None: ...
-    async def unlink(self, path: bytes) -> None: ...
-    async def rmdir(self, path: bytes) -> None: ...
-    async def readlink(self, path: bytes) -> bytes: ...
-    async def link(self, old: bytes, new: bytes) -> None: ...
-    async def rename(self, old: bytes, new: bytes, flags: int, hidden: bytes = b"") -> None:
-        """`hidden`: what is at `new` now is open here; this name reaches it from now on, whether
-        the rename succeeds or fails, and unlinking it only ends the name unless it is an orphan."""
-        ...
-
-    async def is_open(self, path: bytes) -> bool: ...
-    async def hide(self, path: bytes, hidden: bytes) -> None: ...
-    async def set_attributes(
-        self,
-        path: bytes | None,
-        handle: int | None,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        atime_ns: int | None = None,
-        mtime_ns: int | None = None,
-        now: bool = False,
-    ) -> None:
-        """None: leave it.  `now`: the times that are not None are to be the present."""
-        ...
-
-    async def opendir(self, path: bytes) -> int: ...
-    async def readdir(
-        self, handle: int, offset: int
-    ) -> Sequence[tuple[bytes, Attributes | None, int]]:
-        """(name, attributes, next offset) from an offset, "." and ".." too; empty: the end."""
-        ...
-
-    async def releasedir(self, handle: int) -> None: ...
-    async def getxattr(self, path: bytes, name: bytes) -> bytes: ...
-    async def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None: ...
-    async def listxattr(self, path: bytes) -> Sequence[bytes]: ...
-    async def removexattr(self, path: bytes, name: bytes) -> None: ...
-    async def statfs(self) -> Space: ...
-    async def sync_all(self) -> None: ...
 
 
 class Run(Protocol):
@@ -233,6 +167,10 @@ def _report(level: int, text: str, arguments: Sequence[Any]) -> None:
         log.log(level, text.replace("%s", subject, 1), exc_info=level >= logging.ERROR)
 
 
+def _hides(path: bytes) -> bool:
+    return HIDDEN.fullmatch(path.rpartition(b"/")[2]) is not None
+
+
 def _handle(file: Any) -> int | None:
     return file.contents.fh if file else None
 
@@ -252,6 +190,26 @@ class Operations:
         self._fill_stat = kernel.binding().fill_stat
         self._capabilities = False  # somebody set one through this mount
         self._aside = Aside()
+        self._aliases = Aliases(settings.timeout_s)
+        self._learning = threading.Lock()
+        self._opened: dict[int, bytes] = {}  # under which name a handle was opened
+
+    @contextlib.contextmanager
+    def _shared(self, path: bytes | None, handle: int | None = None) -> Iterator[None]:
+        """What is changed in here is changed under all names of the file."""
+        others: list[bytes] = []
+        if self._aliases and (path is not None or handle is not None):
+            volume = self._volume
+            with contextlib.suppress(Failure):  # not there: the operation itself says so
+                if handle is not None:
+                    ino, path = self._run(volume.stat(handle)).ino, self._opened.get(handle)
+                else:
+                    assert path is not None
+                    ino = self._run(volume.lookup(path)).ino
+                others = self._aliases.others(ino, path, time.monotonic())
+        yield
+        if others:
+            kernel.invalidate_now(others)
 
     def init(self, connection: Any, config: Any = None) -> int:
         """Settle what only the two structures can say; once, before everything else."""
@@ -274,20 +232,28 @@ class Operations:
         else:
             assert path is not None
             found = self._run(self._volume.lookup(path))
+            with self._learning:
+                self._aliases.learnt(found, path, time.monotonic())
+        known_as = path if path is not None else self._opened.get(file.contents.fh, b"")
+        if _hides(known_as) and found.nlink:
+            found = found._replace(nlink=found.nlink + 1)  # libfuse counts the hidden name off
         self._fill_stat(into, found, self._volume.block_bytes)
 
     fgetattr = getattr
 
     def chmod(self, path: bytes | None, mode: int, file: Any = None) -> None:
-        self._run(self._volume.set_attributes(path, _handle(file), mode=stat.S_IMODE(mode)))
+        with self._shared(path, _handle(file)):
+            self._run(self._volume.set_attributes(path, _handle(file), mode=stat.S_IMODE(mode)))
 
     def chown(self, path: bytes | None, uid: int, gid: int, file: Any = None) -> None:
         """-1 leaves one as it is."""
         new_uid, new_gid = (None if number == NOBODY else number for number in (uid, gid))
-        self._run(self._volume.set_attributes(path, _handle(file), uid=new_uid, gid=new_gid))
+        with self._shared(path, _handle(file)):
+            self._run(self._volume.set_attributes(path, _handle(file), uid=new_uid, gid=new_gid))
 
     def truncate(self, path: bytes | None, size: int, file: Any = None) -> None:
-        self._run(self._volume.truncate(path, _handle(file), size))
+        with self._shared(path, _handle(file)):
+            self._run(self._volume.truncate(path, _handle(file), size))
 
     ftruncate = truncate
 
@@ -304,11 +270,12 @@ class Operations:
             for spec in pair
         ]
         handle, change = _handle(file), self._volume.set_attributes
-        if given != [None, None]:
-            self._run(change(path, handle, atime_ns=given[0], mtime_ns=given[1]))
-        if any(nows):
-            atime, mtime = (0 if now else None for now in nows)
-            self._run(change(path, handle, atime_ns=atime, mtime_ns=mtime, now=True))
+        with self._shared(path, handle):
+            if given != [None, None]:
+                self._run(change(path, handle, atime_ns=given[0], mtime_ns=given[1]))
+            if any(nows):
+                atime, mtime = (0 if now else None for now in nows)
+                self._run(change(path, handle, atime_ns=atime, mtime_ns=mtime, now=True))
 
     def statfs(self, path: bytes, into: Any) -> None:
         """What can still be stored."""
@@ -341,25 +308,37 @@ class Operations:
         kernel.fill(into, target[: size - 1] + b"\0")
 
     def link(self, old: bytes, new: bytes) -> None:
-        self._run(self._volume.link(old, new))
+        with self._shared(old):
+            self._run(self._volume.link(old, new))
+        kernel.invalidate_now([old])  # the kernel moves only its ctime
 
     def unlink(self, path: bytes) -> None:
-        self._run(self._volume.unlink(path))
+        with self._shared(path):
+            self._run(self._volume.unlink(path))
 
     def rmdir(self, path: bytes) -> None:
         self._run(self._volume.rmdir(path))
 
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """rename, or libfuse putting an open file aside (see above)."""
-        if HIDDEN.fullmatch(new.rpartition(b"/")[2]) and self._run(self._volume.is_open(old)):
+        if _hides(new) and self._run(self._volume.is_open(old)):
+            for handle in [one for one, path in list(self._opened.items()) if path == old]:
+                self._opened[handle] = new
             if kernel.replacing():
                 self._aside.pair = (old, new)
-            else:
+                return
+            with self._shared(old):
                 self._run(self._volume.hide(old, new))
             return
         (replaced, hidden), self._aside.pair = self._aside.pair or (b"", b""), None
         name = hidden if replaced == new else b""
-        self._run(self._volume.rename(old, new, flags, name))
+        with self._shared(new):
+            self._run(self._volume.rename(old, new, flags, name))
+        swapped = flags == EXCHANGE
+        for handle, path in list(self._opened.items()):
+            self._opened[handle] = moved(path, old, new, swapped)
+        with self._learning:
+            self._aliases.renamed(old, new, swapped)
 
     # --- content -------------------------------------------------------------------------------
 
@@ -369,10 +348,15 @@ class Operations:
         fi = file.contents
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         fi.fh = self._run(self._volume.create(path, mode, uid, gid, fi.flags))
+        self._opened[fi.fh] = path
 
     def open(self, path: bytes, file: Any) -> None:
         fi = file.contents
-        fi.fh, fi.keep_cache = self._run(self._volume.open(path, fi.flags))
+        with self._shared(path if fi.flags & os.O_TRUNC else None):
+            fi.fh, fi.keep_cache = self._run(self._volume.open(path, fi.flags))
+        self._opened[fi.fh] = path
+        if self._volume.outdated(fi.fh):  # the kernel would read up to the old size only
+            kernel.invalidate_now([path])
 
     def read(self, path: bytes | None, into: Any, size: int, offset: int, file: Any) -> int:
         data = self._run(self._volume.read(file.contents.fh, size, offset))
@@ -380,8 +364,9 @@ class Operations:
         return kernel.fill(into, data)
 
     def write(self, path: bytes | None, data: Any, size: int, offset: int, file: Any) -> int:
-        view = kernel.readable(data, size)
-        return self._run(self._volume.write(file.contents.fh, view, offset))
+        view, handle = kernel.readable(data, size), file.contents.fh
+        with self._shared(None, handle):
+            return self._run(self._volume.write(handle, view, offset))
 
     def flush(self, path: bytes | None, file: Any) -> None:
         """close(2).  Nobody waits for the answer to a process that is being killed."""
@@ -396,6 +381,7 @@ class Operations:
         self._run(self._volume.fsync(file.contents.fh))
 
     def release(self, path: bytes | None, file: Any) -> None:
+        self._opened.pop(file.contents.fh, None)
         self._run(self._volume.release(file.contents.fh))
 
     # --- directories ---------------------------------------------------------------------------
@@ -414,18 +400,20 @@ class Operations:
     ) -> None:
         """Entries from `offset` until libfuse's buffer is full.
 
-        With attributes where the kernel asks for them.  (libfuse 3.14 then keeps the node of the
-        one entry that did not fit: some bytes per listed file, at most.)
+        With attributes where the kernel asks for them, but not of files with several names: in
+        `getattr` we see under which of them it learns these.  (libfuse 3.14 then keeps the node of
+        the one entry that did not fit: some bytes per listed file, at most.)
         """
         entry = kernel.binding().module.c_stat()
         plus = PLUS_GIVEN if flags and flags & PLUS_ASKED else 0
         while page := self._run(self._volume.readdir(file.contents.fh, offset)):
             for name, attributes, offset in page:
-                shown = None
+                shown, several = None, False
                 if attributes is not None:
+                    several = attributes.nlink > 1 and not stat.S_ISDIR(attributes.mode)
                     self._fill_stat(ctypes.byref(entry), attributes, self._volume.block_bytes)
                     shown = entry
-                extra = () if flags is None else (plus if shown else 0,)
+                extra = () if flags is None else (plus if shown and not several else 0,)
                 if filler(into, name, shown, offset, *extra):
                     return
 
@@ -438,9 +426,13 @@ class Operations:
         """Size 0 asks how long it is."""
         if name == CAPABILITY and not self._capabilities:
             return -errno.ENODATA
+        if not name.startswith(NAMESPACES):
+            return -errno.EOPNOTSUPP
         return _give(self._run(self._volume.getxattr(path, name)), into, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
+        if not name.startswith(NAMESPACES):
+            raise Posix(errno.EOPNOTSUPP)
         if name == CAPABILITY:
             self._capabilities = True
         data = bytes(kernel.readable(value, size)) if size else b""
@@ -451,6 +443,8 @@ class Operations:
         return _give(b"".join(name + b"\0" for name in names), into, size)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
+        if not name.startswith(NAMESPACES):
+            raise Posix(errno.EOPNOTSUPP)
         self._run(self._volume.removexattr(path, name))
 
 

@@ -10,6 +10,7 @@ it is read again.  When the map still names it and every live replica says no, o
 """
 
 import logging
+from collections.abc import Iterable
 
 from zdfs import addresses, blockmap, checksum, limits, placement, wire
 from zdfs.cache import Blocks, File
@@ -28,13 +29,13 @@ MAP_PAGES = 16  # pages asked for at once: 64 MiB at the default block size
 class Search:
     """One wanted version and the replicas that were asked for it."""
 
-    __slots__ = ("want", "asked", "silent", "missing")
+    __slots__ = ("want", "asked", "silent", "found")
 
     def __init__(self, want: wire.Wanted):
         self.want = want
         self.asked: set[Slot] = set()
         self.silent = False  # some replica did not answer
-        self.missing = 0  # replicas that say no
+        self.found = False
 
 
 class Reader:
@@ -48,39 +49,47 @@ class Reader:
 
     async def know(self, file: File, first: BlockNo, last: BlockNo) -> None:
         """Have the map pages of these blocks; fresh ones when another mount may write the file."""
-        if not file.token and await now() - file.map_at > limits.CACHE_S:
-            await self.refresh(file)
-        page = blockmap.page_of(first)[0]
-        while page <= blockmap.page_of(last)[0]:
-            if page in file.pages:
-                page = PageNo(page + 1)
-                continue
-            reply = await self.contact.ask(wire.ReadMap(file.ino, page, MAP_PAGES))
-            self.take(file, reply.attributes)
-            for number, entries in reply.pages:
-                file.pages.setdefault(number, blockmap.unpack_page(entries))
+        await self.look(file)
+        pages = range(blockmap.page_of(first)[0], blockmap.page_of(last)[0] + 1)
+        while missing := [page for page in pages if page not in file.pages]:
+            reply = await self.contact.ask(wire.ReadMap(file.ino, PageNo(missing[0]), MAP_PAGES))
+            self.take_pages(file, reply.attributes, reply.pages)
+
+    def take_pages(
+        self, file: File, attributes: wire.Attributes, pages: Iterable[wire.MapPage]
+    ) -> None:
+        """Map pages as they were with these attributes; an answer that a commit or truncate of our
+        own overtook is of no use: under our grant nothing would ever correct it."""
+        self.take(file, attributes)
+        if attributes.change < file.attributes.change:
+            return
+        for number, entries in pages:
+            file.pages.setdefault(number, blockmap.unpack_page(entries))
 
     def take(self, file: File, attributes: wire.Attributes) -> None:
         """Newer attributes of a file; when another mount changed it, its map is void."""
         if attributes.change > file.attributes.change:
             if not file.token and not file.busy:
                 file.pages.clear()
-            file.attributes = attributes
+            file.learn(attributes)
         if not file.busy:
             file.size = file.attributes.size
 
-    async def refresh(self, file: File) -> None:
-        """Look whether the map moved."""
-        found = await self.contact.ask(wire.GetAttributes(file.ino))
-        self.take(file, found.attributes)
-        file.map_at = await now()
+    async def look(self, file: File) -> None:
+        """See whether the map moved, if another mount may write the file and we haven't looked for
+        a while.  What is known goes on being read while the metaserver is silent."""
+        if file.token or await now() - file.map_at <= limits.CACHE_S:
+            return
+        found = await self.contact.ask_briefly(wire.GetAttributes(file.ino))
+        if found is not None:
+            self.take(file, found.attributes)
+            file.map_at = await now()
 
     # --- reading -------------------------------------------------------------------------------
 
     async def read(self, file: File, size: int, offset: int) -> Buffer:
         """Up to `size` bytes at `offset`; short only at the end of the file."""
-        if not file.token and await now() - file.map_at > limits.CACHE_S:
-            await self.refresh(file)
+        await self.look(file)
         size = max(0, min(size, file.size - offset))
         if not size:
             return b""
@@ -105,11 +114,11 @@ class Reader:
         wanted: list[BlockNo] = []
         for number in range(first, last + 1):
             block = BlockNo(number)
-            above = next(file.unflushed(block), None)
+            layers = list(file.unflushed(block))
             below = self.visible_below(file, block)
-            if above is not None and above.whole(below):
-                found[block] = bytes(above.data)
-            elif above is None and not below:
+            if layers and layers[0].whole(max([below, *(len(one.data) for one in layers[1:])])):
+                found[block] = bytes(layers[0].data)
+            elif not layers and not below:
                 found[block] = b""
             else:
                 wanted.append(block)
@@ -169,8 +178,9 @@ class Reader:
     async def reload(self, file: File) -> None:
         """Forget the map and read it again.  Under our grant it is ours: nothing else moves it."""
         if not file.token:
+            found = await self.contact.ask(wire.GetAttributes(file.ino))
             file.pages.clear()
-            await self.refresh(file)
+            self.take(file, found.attributes)
 
     def _want(self, file: File, block: BlockNo) -> wire.Wanted | None:
         entry = file.entry(block) if file.knows(block) else None
@@ -191,6 +201,8 @@ class Reader:
                 return
             if not mine:
                 await wait(file.fetching[wants[0].name], limits.TIMEOUT_S)
+                if await now() > deadline:
+                    raise Failure(f"{wants[0].name}: nobody has it just now")
                 continue
             condition = Condition()
             for want in mine:
@@ -211,30 +223,26 @@ class Reader:
             at = await now()
             asks: dict[Slot, list[Search]] = {}
             for search in left:
-                slot = self._next_replica(search, at)
-                if slot is not None:
+                for slot in self._next_replicas(search, at):
                     search.asked.add(slot)
                     asks.setdefault(slot, []).append(search)
-            left = await self._ask(asks) + [
-                s for s in left if not any(s in a for a in asks.values())
-            ]
-            left = await self._hopeless(left, deadline)
+            await self._ask(asks)
+            left = [search for search in left if not search.found]
+            await self._hopeless(left, deadline)
 
-    def _next_replica(self, search: Search, at: float) -> Slot | None:
+    def _next_replicas(self, search: Search, at: float) -> list[Slot]:
+        """One that seems alive.  When there is none, all others at once, for one timeout in all: a
+        suspect may have been slow, a server may be back since the map."""
         want = search.want
         slots = placement.slots(want.start, want.name.block, self.contact.servers)
         fresh = [slot for slot in slots if slot not in search.asked]
-        alive = [slot for slot in fresh if self.contact.alive(slot, at)]
-        if alive:
-            return alive[0]
-        # Nobody that seems alive: a suspect may have been slow, a server back since the map.
-        return fresh[0] if fresh else None
+        return [slot for slot in fresh if self.contact.alive(slot, at)][:1] or fresh
 
-    async def _hopeless(self, left: list[Search], deadline: float) -> list[Search]:
+    async def _hopeless(self, left: list[Search], deadline: float) -> None:
         """Searches that asked everybody: again later if somebody was silent, else Damaged."""
         tired = [s for s in left if len(s.asked) >= limits.REPLICAS]
         if not tired:
-            return left
+            return
         name = tired[0].want.name
         where = f"block {name.block} of inode {name.ino}"
         if not any(search.silent for search in tired):
@@ -249,10 +257,9 @@ class Reader:
         for search in tired:
             search.asked.clear()
             search.silent = False
-        return left
 
-    async def _ask(self, asks: dict[Slot, list[Search]]) -> list[Search]:
-        """One round of questions; the searches that are still open."""
+    async def _ask(self, asks: dict[Slot, list[Search]]) -> None:
+        """One round of questions."""
         parts: list[tuple[Slot, list[Search]]] = []
         for slot, searches in asks.items():
             for chunk in chunks(searches):
@@ -261,7 +268,6 @@ class Reader:
             (slot, wire.Get(self.contact.cluster, tuple(s.want for s in chunk), True))
             for slot, chunk in parts
         ]
-        left: list[Search] = []
         answers = await self.contact.ask_servers(gets, limits.TIMEOUT_S)
         for (slot, chunk), answer in zip(parts, answers):
             if not isinstance(answer, wire.Got) or not (
@@ -271,16 +277,13 @@ class Reader:
                     log.warning("%s: %s", addresses.short(self.contact.peer(slot)), answer.text)
                 for search in chunk:
                     search.silent = True
-                left += chunk
                 continue
             for search, held, data in zip(chunk, answer.held, answer.data):
                 if held is Held.OK and self._genuine(search.want, data):
                     self.blocks.put(search.want.name, data)
-                    continue
-                if held is Held.NOT_YET:
+                    search.found = True
+                elif held is Held.NOT_YET:
                     search.silent = True
-                left.append(search)
-        return left
 
     def _genuine(self, want: wire.Wanted, data: Buffer) -> bool:
         if len(data) == want.length and checksum.seal(want.name, data) == want.seal:

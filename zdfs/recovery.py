@@ -67,7 +67,6 @@ class Progress:
     started: float
     done: int = 0
     done_bytes: int = 0
-    lost: int = 0  # no source had it
 
     def shown(self, now: float) -> wire.Rebuild:
         """For the wire."""

@@ -91,10 +91,14 @@ class Sessions:
         mount = self.mounts.pop(session, None)
         if mount is None:
             return []
-        for ino in [ino for ino, held in self.grants.items() if held.session == session]:
+        for ino in self.held_by(session):
             self.free(ino)
         notify(self.settled)
         return list(mount.openings)
+
+    def held_by(self, session: Session) -> list[Ino]:
+        """The inodes it may write."""
+        return [ino for ino, held in self.grants.items() if held.session == session]
 
     def all_announced(self) -> bool:
         """Whether soft state is whole again after a start."""
@@ -122,11 +126,16 @@ class Sessions:
             raise BadMessage("a late repeat of a change that was already answered")
         return kept.reply
 
-    def keep(self, head: wire.RequestHead, reply: wire.Reply) -> None:
-        """Remember the reply to the slot's newest change."""
+    def keep(self, head: wire.RequestHead, reply: wire.Reply | None) -> bool:
+        """Remember the reply to the slot's newest change (None: a repeat may run again).  False
+        when there is nobody to remember it for: the session has ended, or a newer change has come.
+        """
         mount = self.mounts.get(head.session)
-        if mount is not None:
-            mount.slots[head.slot] = Kept(head.sequence, reply)
+        kept = None if mount is None else mount.slots.get(head.slot)
+        if mount is None or (kept is not None and kept.sequence > head.sequence):
+            return False
+        mount.slots[head.slot] = Kept(head.sequence, reply)
+        return True
 
     # --- open files ----------------------------------------------------------------------------
 

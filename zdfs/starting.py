@@ -83,7 +83,7 @@ def start_detached(
     """Run `argv` + ["-f", "--herald", FD] in a session of its own until it mounted; exit status.
 
     The child writes through Herald(FD, log).  Without `patience_s` the parent waits as long as the
-    child tries (a cluster that is not complete yet); ^C ends both.
+    child tries; ^C ends both.
     """
     if log is not None:
         _touch(log)

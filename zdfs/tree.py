@@ -1,7 +1,8 @@
 """The name side of a volume: paths to inodes, names, attributes, listings.
 
 Paths are walked from the root by what the name cache knows; the rest of the way is asked in one
-question.  A *hidden* path is a name that only this mount knows, of a file unlinked while open here.
+question.  A *hidden* name is one that only this mount knows, of a file unlinked while open here.
+The kernel side makes it unique, and goes on using it when a directory above it was renamed.
 """
 
 import stat
@@ -29,6 +30,15 @@ class Listed:
     end: bool = False
 
 
+def _name(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2]
+
+
+def placed(path: bytes) -> bytes:
+    """What placement hashes: the path, or the end of one that is too long for a message."""
+    return path[1 - limits.PATH_BYTES :]
+
+
 class Tree:
     """Names, as this mount sees them."""
 
@@ -37,7 +47,7 @@ class Tree:
         self.names = Names()
         self.files: dict[Ino, File] = {}
         self.listings: dict[int, Listed] = {}
-        self.hidden: dict[bytes, Ino] = {}  # unlinked while open here, by their hidden path
+        self.hidden: dict[bytes, Ino] = {}  # unlinked while open here, by their hidden name
         self._number = 0  # of the newest handle
 
     def open_inode(self, handle: int) -> Ino | None:
@@ -48,29 +58,33 @@ class Tree:
 
     async def lookup(self, path: bytes) -> Attributes:
         """stat by path, with what is unflushed."""
-        if path in self.hidden:
-            return await self._attributes(self.hidden[path])
-        ino = await self._walk(path)
-        return await self._attributes(ino)
+        return await self._attributes(await self._inode(path, None))
 
     async def _attributes(self, ino: Ino) -> Attributes:
-        file = self.files.get(ino)
         known = self.names.attributes(ino, await now())
         if known is None:
-            known = (await self.contact.ask(wire.GetAttributes(ino))).attributes
+            known = await self._ask_attributes(ino)
             self.names.learn(known, await now())
+        file = self.files.get(ino)
         if file is None:
             return known
         if known.change > file.attributes.change:
             self.reader.take(file, known)
         return file.shown()
 
+    async def _ask_attributes(self, ino: Ino) -> Attributes:
+        """What is open goes on being read while the metaserver is silent, so it is shown too."""
+        request = wire.GetAttributes(ino)
+        file = self.files.get(ino)
+        if file is None or not file.handles:
+            return (await self.contact.ask(request)).attributes
+        found = await self.contact.ask_briefly(request)
+        return file.attributes if found is None else found.attributes
+
     async def _walk(self, path: bytes) -> Ino:
         """The inode at a path; one question for everything that isn't known."""
-        if len(path) >= limits.PATH_BYTES:
-            raise Posix(ENAMETOOLONG)
         at = await now()
-        ino = ROOT
+        ino = ROOT  # how long the whole path is doesn't matter: the kernel minds what callers say
         names = [name for name in path.split(b"/") if name]
         for place, name in enumerate(names):
             if len(name) > limits.NAME_BYTES:
@@ -111,7 +125,8 @@ class Tree:
             return ino
         if path is None:
             raise Posix(EBADF)
-        return self.hidden[path] if path in self.hidden else await self._walk(path)
+        hidden = self.hidden.get(_name(path))
+        return await self._walk(path) if hidden is None else hidden
 
     # --- names ---------------------------------------------------------------------------------
 
@@ -122,15 +137,15 @@ class Tree:
         if len(target) > limits.SYMLINK_BYTES:
             raise Posix(ENAMETOOLONG)
         parent, name = await self._place(path)
-        request = wire.Make(parent, name, path, mode, uid, gid, rdev, target)
+        request = wire.Make(parent, name, placed(path), mode, uid, gid, rdev, target)
         found = await self.contact.change(request)
         at = await now()
         self.names.enter(parent, name, found.attributes, at)
         self.names.forget_inode(parent)
 
     async def unlink(self, path: bytes) -> None:
-        """unlink; a hidden path ends its orphan."""
-        if self.hidden.pop(path, None) is not None:
+        """unlink; a hidden name ends its orphan."""
+        if self.hidden.pop(_name(path), None) is not None:
             return
         parent, name = await self._place(path)
         await self.contact.change(wire.Unlink(parent, name))
@@ -144,13 +159,13 @@ class Tree:
         self.names.forget_inode(parent)
 
     async def hide(self, path: bytes, hidden: bytes) -> None:
-        """unlink of a file that is open here: it lives on under a path that only we know."""
+        """unlink of a file that is open here: it lives on under a name that only we know."""
         parent, name = await self._place(path)
         ino = await self._walk(path)
         await self.contact.change(wire.Unlink(parent, name))
         self._gone(parent, name)
         self.names.forget_inode(ino)
-        self.hidden[hidden] = ino
+        self.hidden[_name(hidden)] = ino
 
     async def is_open(self, path: bytes) -> bool:
         """Whether the file at a path is open here."""
@@ -167,7 +182,7 @@ class Tree:
         """rename, with renameat2's flags.  `hidden`: a name, of this mount only, that reaches what
         is at `new` now, whatever becomes of the rename."""
         if hidden:
-            self.hidden[hidden] = await self._walk(new)
+            self.hidden[_name(hidden)] = await self._walk(new)
         parent, name = await self._place(old)
         new_parent, new_name = await self._place(new)
         await self.contact.change(wire.Rename(parent, name, new_parent, new_name, flags))
@@ -212,9 +227,7 @@ class Tree:
         self.names.learn(attributes, at)
         file = self.files.get(attributes.ino)
         if file is not None and attributes.change > file.attributes.change:
-            file.attributes = attributes
-            if not file.busy:
-                file.size = attributes.size
+            self.reader.take(file, attributes)
 
     # --- extended attributes, space ------------------------------------------------------------
 

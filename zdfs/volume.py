@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from errno import EBADF, EFBIG, EINVAL, EISDIR
 from typing import Any
 
-from zdfs import blockmap, limits, wire
+from zdfs import limits, wire
 from zdfs.cache import File
-from zdfs.calls import Trap, notify, now, spawn, wait
+from zdfs.calls import Trap, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact, Driver
 from zdfs.errors import Failure, Fenced, NoSession, Posix
 from zdfs.ids import Ino, PageNo, Token
 from zdfs.reading import Reader
-from zdfs.tree import Tree
+from zdfs.tree import Tree, placed
 from zdfs.wire import Attributes
 from zdfs.writing import Writer
 
@@ -42,6 +42,7 @@ class Handle:
 
     file: File
     flags: int
+    outdated: bool = False
 
     @property
     def writes(self) -> bool:
@@ -75,6 +76,8 @@ class Volume(Tree):
         """Open the session; returns when the file system can be used."""
         await self.contact.open()
         await spawn(self.writer.flush_old(), "flusher")
+        await spawn(self.contact.watch_blocked(), "watch of blocked writes")
+        await spawn(self.contact.watch_meta(), "watch of the metaserver")
 
     async def sync_all(self) -> None:
         """Flush everything; logs what can't be."""
@@ -87,7 +90,7 @@ class Volume(Tree):
     async def stop(self) -> None:
         """Flush and end the session."""
         await self.sync_all()
-        await self.contact.change(wire.CloseSession())
+        await self.contact.close()
 
     def heartbeat(self) -> wire.Beat:
         """What to say now; plain, called by the driver each second."""
@@ -148,35 +151,44 @@ class Volume(Tree):
 
     async def _reborn(self) -> None:
         """The session died: what was not committed is void; go on with a new one."""
-        if self.contact.lost_session:
+        if self.contact.lost_session or self.contact.closed:
             return
         self.contact.lost_session = True
         log.error("this mount's session ended (it was silent for too long): opening a new one")
-        await self.contact.open()
-        for file in list(self.files.values()):
-            file.token = Token(0)
-            if file.dirty or file.flights:
-                await self.writer.lose(file, Fenced("this mount was away for too long"))
-        self.contact.lost_session = False
+        try:
+            await self.contact.open()
+            for file in list(self.files.values()):
+                file.give_up(file.token)
+                if file.dirty or file.flights:
+                    await self.writer.lose(file, Fenced("this mount was away for too long"))
+        finally:
+            self.contact.lost_session = False
         await self._announce()
 
     async def _give_back(self, recalled: wire.Recalled) -> None:
         """Another mount wants the file: flush, then return the grant."""
         file = self.files.get(recalled.ino)
+        if file is None:  # the reply that grants it may still be on its way
+            await sleep(limits.RETRY_S / 4)
+            file = self.files.get(recalled.ino)
         if file is None or file.token != recalled.token:
+            if file is not None:
+                file.give_up(recalled.token)
             await self.contact.change(wire.ReturnGrant(recalled.ino, recalled.token))
             return
         if file.recalled:
             return
         file.recalled = True
-        while file.dirty or file.flights or file.committing:
-            await self.writer.launch_all(file)
-            await wait(file.moved, limits.RETRY_S)
-        file.token = Token(0)
-        file.pages.clear()
-        await self.contact.change(wire.ReturnGrant(recalled.ino, recalled.token))
-        file.recalled = False
-        notify(file.moved)
+        try:
+            while file.dirty or file.flights or file.committing:
+                await self.writer.launch_all(file)
+                await wait(file.moved, limits.RETRY_S)
+            file.give_up(recalled.token)
+            file.pages.clear()
+            await self.contact.change(wire.ReturnGrant(recalled.ino, recalled.token))
+        finally:
+            file.recalled = False
+            notify(file.moved)
 
     # --- open files ----------------------------------------------------------------------------
 
@@ -188,6 +200,7 @@ class Volume(Tree):
         while ino in self.returned:  # its grant is on its way back
             await wait(self.contact.map_changed, limits.BEAT_S / 10)
         file = self.files.get(ino)
+        told = self.names.last_known(ino)
         self._opening += 1
         opening = self._opening
         wants = (writes or truncates) and not (file and file.token and not file.recalled)
@@ -195,7 +208,8 @@ class Volume(Tree):
         opened = await (self.contact.change(request) if wants else self.contact.ask(request))
         handle = self._opened(opened, opening, flags)
         file = self.handles[handle].file
-        if truncates and file.size:
+        self.handles[handle].outdated = told is not None and told.change < opened.attributes.change
+        if truncates:  # an empty file, too: its times move
             try:
                 await self.writer.truncate(file, 0)
             except Failure:
@@ -211,7 +225,7 @@ class Volume(Tree):
         self._opening += 1
         opening = self._opening
         exclusive = bool(flags & os.O_EXCL)
-        request = wire.Create(parent, name, path, mode, uid, gid, exclusive, opening)
+        request = wire.Create(parent, name, placed(path), mode, uid, gid, exclusive, opening)
         opened = await self.contact.change(request)
         self.names.enter(parent, name, opened.attributes, await now())
         self.names.forget_inode(parent)
@@ -221,6 +235,10 @@ class Volume(Tree):
             await self.writer.truncate(file, 0)
         file.kernel_change = file.attributes.change
         return handle
+
+    def outdated(self, handle: int) -> bool:
+        """Whether attributes that this mount told before the open are not those that it found."""
+        return self.handles[handle].outdated
 
     def open_inode(self, handle: int) -> Ino | None:
         """The inode of an open file's handle."""
@@ -235,11 +253,10 @@ class Volume(Tree):
             file = self.files[attributes.ino] = File(attributes.ino, attributes, at)
             file.size = attributes.size
         self.reader.take(file, attributes)
-        if opened.token and opened.token != file.token:
-            self.writer.granted(file, opened.token, opened.number, attributes)
+        self.writer.granted(file, opened.token, opened.number, attributes)
         if not file.busy:
             file.map_at = at
-            file.pages.setdefault(PageNo(0), blockmap.unpack_page(opened.page.entries))
+            self.reader.take_pages(file, attributes, [opened.page])
         file.handles += 1
         file.opening = max(file.opening, opening)
         self.idle.pop(file.ino, None)

@@ -18,7 +18,7 @@ from typing import Any
 
 from zdfs import blockmap, checksum, limits, placement, wire
 from zdfs.blockmap import Dropped, MapEntry
-from zdfs.cache import Dirty, File, Flight, version_of
+from zdfs.cache import Cut, Dirty, File, Flight, version_of
 from zdfs.calls import Condition, clock, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact
@@ -40,6 +40,7 @@ log = logging.getLogger("zdfs.mount")
 
 FLIGHTS = 6  # underway at once, per mount
 COMMIT_BLOCKS = 2048  # in one commit
+DROPPED = limits.LIST_ITEMS // 4  # versions that one commit lets go of
 
 
 class Writer:
@@ -50,6 +51,7 @@ class Writer:
         self.files: dict[int, File] = {}  # with something dirty
         self.dirty_bytes = 0
         self.flying = 0
+        self.sequence = 0  # of the newest version made here: no token gets one twice
         self.room = Condition()  # bytes were flushed, a flight ended
 
     # --- the grant -----------------------------------------------------------------------------
@@ -57,19 +59,20 @@ class Writer:
     async def own(self, file: File) -> None:
         """Hold the file's write grant."""
         while not file.token or file.recalled:
-            if file.recalled:  # being returned: queue behind whoever wants it
+            if file.recalled or file.flights:  # being returned, or lost and not yet given up
                 await wait(file.moved, limits.RETRY_S)
                 continue
             granted = await self.contact.change(wire.Grant(file.ino))
             self.granted(file, granted.token, granted.number, granted.attributes)
 
     def granted(self, file: File, token: Token, number: int, attributes: wire.Attributes) -> None:
-        """A grant has come."""
-        if file.token == token:
+        """A grant has come, or an old answer that names one which has ended meanwhile."""
+        if token in (file.token, Token(0)) or token <= file.void or file.flights:
             return
         assert not file.busy, "nothing is dirty without a grant"
         self.reader.take(file, attributes)
-        file.token, file.number, file.sequence, file.recalled = token, number, 0, False
+        file.token, file.number, file.recalled = token, number, False
+        file.abandoned.clear()  # what an earlier token left behind is swept by the servers
 
     # --- dirty blocks --------------------------------------------------------------------------
 
@@ -81,49 +84,58 @@ class Writer:
             await self.launch_most()
             await wait(self.room, limits.RETRY_S)
             await self.contact.wait_for_ring()
-        await self.own(file)
-        self.complain(file)
+        at, at_ns = await now(), await clock()
         view = memoryview(data)
-        start = file.size if offset is None else offset
-        if start + len(view) > limits.FILE_BYTES:
-            raise Posix(EFBIG)
         block_bytes = self.contact.block_bytes
-        done = 0
+        start, done = offset or 0, 0
         while done < len(view):
-            block = BlockNo((start + done) // block_bytes)
-            first = (start + done) % block_bytes
-            piece = view[done : done + block_bytes - first]
             try:
-                await self._put_dirty(file, block, first, piece)
+                await self.own(file)
+                # No trap from here until the bytes are in, unless `_put_dirty` says so: others
+                # append, flush and fill the same block meanwhile.
+                self.complain(file)
+                if offset is None and not done:
+                    start = file.size
+                if start + len(view) > limits.FILE_BYTES:
+                    raise Posix(EFBIG)
+                block = BlockNo((start + done) // block_bytes)
+                first = (start + done) % block_bytes
+                piece = view[done : done + block_bytes - first]
+                if not await self._put_dirty(file, block, first, piece, at):
+                    continue
             except Interrupted:
                 if not done:
                     raise
                 break
             done += len(piece)
             file.size = max(file.size, start + done)
-        file.mtime_ns = await clock()
-        self.files[file.ino] = file
+            file.mtime_ns = at_ns
+            self.files[file.ino] = file
         await self._launch_full(file)
         return done
 
-    async def _put_dirty(self, file: File, block: BlockNo, first: int, piece: memoryview) -> None:
-        """Bytes into a dirty block.  Bytes that don't touch what is there need the block below."""
-        while True:
-            dirty = file.dirty.get(block)
-            if dirty is None:
-                dirty = file.dirty[block] = Dirty(bytearray(first), first, await now())
-                self.dirty_bytes += first
-            if dirty.touches(first, first + len(piece)):
-                break
-            below = await self._below(file, block, dirty)
-            if file.dirty.get(block) is dirty:  # not flushed meanwhile
-                had = len(dirty.data)
-                dirty.fill(below)
-                dirty.data.extend(bytes(max(0, first - len(dirty.data))))
-                self.dirty_bytes += len(dirty.data) - had
+    async def _put_dirty(
+        self, file: File, block: BlockNo, first: int, piece: memoryview, at: float
+    ) -> bool:
+        """Bytes into a dirty block, without a trap.  Bytes that don't touch what is there need the
+        block below: then only that is brought in, and False says to look again."""
+        dirty = file.dirty.get(block)
+        if dirty is None:
+            dirty = file.dirty[block] = Dirty(bytearray(first), first, at)
+            self.dirty_bytes += first
         had = len(dirty.data)
+        if not dirty.touches(first, first + len(piece)):
+            below = await self._below(file, block, dirty)
+            if file.dirty.get(block) is not dirty:  # flushed meanwhile
+                return False
+            had = len(dirty.data)
+            dirty.fill(below)
+            dirty.data.extend(bytes(max(0, first - len(dirty.data))))
+            self.dirty_bytes += len(dirty.data) - had
+            return False
         dirty.put(first, piece)
         self.dirty_bytes += len(dirty.data) - had
+        return True
 
     async def _below(self, file: File, block: BlockNo, dirty: Dirty) -> Buffer:
         """The block as it was before `dirty`: older unflushed bytes over the clean version."""
@@ -157,33 +169,31 @@ class Writer:
         return [b for b, d in file.dirty.items() if d.low == 0 and len(d.data) == size]
 
     async def launch(self, file: File, blocks: Iterable[BlockNo]) -> None:
-        """Start a flight with these dirty blocks."""
-        chosen: dict[BlockNo, Dirty] = {}
-        size = 0
-        for block in sorted(blocks):
-            dirty = file.dirty[block]
-            if chosen and (
-                size + len(dirty.data) > limits.BATCH_BYTES or len(chosen) >= limits.BLOCKS
-            ):
-                await self._start(file, chosen)
-                chosen, size = {}, 0
-            chosen[block] = dirty
-            size += len(dirty.data)
-        if chosen:
-            await self._start(file, chosen)
+        """Start flights with these dirty blocks."""
+        for flight in self._board(file, blocks):
+            await spawn(self._fly(file, flight), f"flight of inode {file.ino}")
 
-    async def _start(self, file: File, chosen: dict[BlockNo, Dirty]) -> None:
-        sequences = {}
-        for block in chosen:
-            if file.dirty.pop(block, None) is None:
-                return  # somebody else launched it at the same time
-            file.sequence += 1
-            sequences[block] = file.sequence
-        flight = Flight(chosen, sequences, file.token, file.size)
-        flight.bytes = sum(len(dirty.data) for dirty in chosen.values())
-        file.flights.append(flight)
-        self.flying += 1
-        await spawn(self._fly(file, flight), f"flight of inode {file.ino}")
+    def _board(self, file: File, blocks: Iterable[BlockNo]) -> list[Flight]:
+        """Take dirty blocks off into flights.  Without a trap: nobody else takes them too."""
+        flights: list[Flight] = []
+        for block in sorted(blocks):
+            dirty = file.dirty.pop(block)
+            flight = flights[-1] if flights else None
+            if (
+                flight is None
+                or flight.bytes + len(dirty.data) > limits.BATCH_BYTES
+                or len(flight.blocks) >= limits.BLOCKS
+            ):
+                flight = Flight({}, {}, file.token)
+                flights.append(flight)
+            self.sequence += 1
+            flight.blocks[block], flight.sequences[block] = dirty, self.sequence
+            flight.bytes += len(dirty.data)
+            # Only as far as these blocks reach: what lies beyond is not committed with them.
+            flight.size = max(flight.size, block * self.contact.block_bytes + len(dirty.data))
+        file.flights.extend(flights)
+        self.flying += len(flights)
+        return flights
 
     async def launch_all(self, file: File) -> None:
         """Everything dirty of a file."""
@@ -201,11 +211,12 @@ class Writer:
         try:
             await self._seal(file, flight)
             await self._put(file, flight, self._needed(file, flight))
-            flight.stored = True
+            flight.stored = True  # or lost, and then nobody looks at it any more
             await self._land(file)
             await self._launch_full(file)
         except Failure as error:
-            await self._crash(file, flight, error)
+            if flight in file.flights:  # else it is said already
+                await self.lose(file, error)
         finally:
             self.flying -= 1
             notify(self.room)
@@ -214,8 +225,11 @@ class Writer:
         """Make the blocks whole and name them."""
         for block, dirty in flight.blocks.items():
             if dirty.low or not dirty.whole(await self._reach(file, block, dirty)):
+                below = await self._below(file, block, dirty)
+                if flight.lost:
+                    return
                 had = len(dirty.data)
-                dirty.fill(await self._below(file, block, dirty))
+                dirty.fill(below)
                 self.dirty_bytes += len(dirty.data) - had
                 flight.bytes += len(dirty.data) - had
             version = version_of(flight, block)
@@ -239,14 +253,11 @@ class Writer:
         return {slot for block in flight.blocks for slot in placement.slots(start, block, servers)}
 
     async def _put(self, file: File, flight: Flight, needed: set[Slot]) -> None:
-        """Until every needed server has acknowledged; raises what is an answer."""
-        while True:
-            missing = [
-                slot
-                for slot in needed
-                if slot not in flight.acks and not self.contact.skipped(slot)
-            ]
-            if not missing:
+        """Until every needed server has it or the flight is lost; raises what is an answer."""
+        while missing := [
+            slot for slot in needed if slot not in flight.acks and not self.contact.skipped(slot)
+        ]:
+            if flight.lost:
                 return
             asks: list[tuple[Slot, wire.Request[Any]]] = [
                 (slot, self._request(file, flight, slot)) for slot in missing
@@ -265,7 +276,7 @@ class Writer:
                     failures.append(answer)
             if failures:
                 raise failures[0]
-            if len(flight.acks) < len(needed):
+            if any(slot not in flight.acks for slot in missing):
                 await wait(self.contact.map_changed, limits.RETRY_S)
 
     def _request(self, file: File, flight: Flight, slot: Slot) -> wire.Put:
@@ -283,10 +294,14 @@ class Writer:
     # --- commits -------------------------------------------------------------------------------
 
     async def _land(self, file: File) -> None:
-        """Commit stored flights from the front, as long as there are any."""
+        """Commit stored flights from the front, as long as there are any.
+
+        Whoever sets `committing` calls this after resetting it: what was stored meanwhile waits.
+        """
         if file.committing:
             return  # whoever commits takes ours too
         file.committing = True
+        failure: Failure | None = None
         try:
             while file.flights and file.flights[0].stored:
                 flights: list[Flight] = []
@@ -297,18 +312,25 @@ class Writer:
                     flights.append(flight)
                     blocks += len(flight.blocks)
                 await self._commit(file, flights)
+        except Failure as error:
+            failure = error
         finally:
             file.committing = False
             notify(file.moved)
+        if failure is not None:
+            await self.lose(file, failure)
 
     async def _commit(self, file: File, flights: list[Flight]) -> None:
         entries: dict[BlockNo, MapEntry] = {}
+        superseded: list[Dropped] = []
         for flight in flights:  # a block in two of them: the newer counts, the older is dropped
             for block, entry in flight.entries.items():
                 if block in entries:
-                    file.abandoned.append(Dropped(block, entries[block].version))
+                    superseded.append(Dropped(block, entries[block].version))
                 entries[block] = entry
-        abandoned = file.abandoned[: limits.LIST_ITEMS // 4]
+        before = len(file.abandoned)
+        dropped = file.abandoned + superseded
+        abandoned, later = dropped[:DROPPED], dropped[DROPPED:]
         acks = {ack for flight in flights for ack in flight.acks.values()}
         request = wire.Commit(
             file.ino, file.token, file.number + 1, file.attributes.epoch,
@@ -318,25 +340,34 @@ class Writer:
             max(flight.size for flight in flights),
             file.mtime_ns, True,
         )  # fmt: skip
+        for flight in flights:
+            flight.landing = True
         try:
             reply = await self.contact.change(request)
         except PutAgain as again:
-            log.info("inode %d: %s: putting its blocks again", file.ino, again.text)
-            await sleep(limits.RETRY_S / 10)
-            for flight in flights:
-                for slot in again.details:
-                    flight.acks.pop(Slot(slot), None)
-                await self._put(file, flight, self._needed(file, flight))
+            await self._put_again(file, flights, again)
             return
+        finally:
+            for flight in flights:
+                flight.landing = False
         file.number += 1
-        file.attributes = reply.attributes
-        del file.abandoned[: len(abandoned)]
+        file.learn(reply.attributes)
+        file.abandoned[:before] = later
         for flight in flights:
             file.commit_entries(flight)
             self._remember(file, flight)
             file.flights.remove(flight)
             self.dirty_bytes -= flight.bytes
         self._settle(file)
+
+    async def _put_again(self, file: File, flights: list[Flight], again: PutAgain) -> None:
+        """Servers have lost what they had acknowledged."""
+        log.info("inode %d: %s: putting its blocks again", file.ino, again.text)
+        await sleep(limits.RETRY_S / 10)
+        for flight in flights:
+            for slot in again.details:
+                flight.acks.pop(Slot(slot), None)
+            await self._put(file, flight, self._needed(file, flight))
 
     def _remember(self, file: File, flight: Flight) -> None:
         for block, dirty in flight.blocks.items():
@@ -352,29 +383,31 @@ class Writer:
         notify(self.room)
         notify(file.moved)
 
-    async def _crash(self, file: File, flight: Flight, error: Failure) -> None:
-        """A flight met an answer that no retry changes."""
-        if flight in file.flights:  # else another flight of the file has said it already
-            await self.lose(file, error)
-
     async def lose(self, file: File, error: Failure) -> None:
-        """Drop what is unflushed of a file; the committed content stays.  Said at the next call."""
+        """Drop what is unflushed of a file; the committed content stays.  Said at the next call.
+
+        Blocks that a commit underway names are left to that commit: they may count already.
+        """
+        gone = [flight for flight in file.flights if not flight.landing]
         log.error(
             "inode %d: %d unflushed blocks are lost: %s",
-            file.ino, len(file.dirty) + sum(len(f.blocks) for f in file.flights), error,
+            file.ino, len(file.dirty) + sum(len(flight.blocks) for flight in gone), error,
         )  # fmt: skip
-        for flight in file.flights:
+        fenced = isinstance(error, (NoSession, Fenced))
+        for flight in gone:
+            flight.lost = error
+            file.flights.remove(flight)
             self.dirty_bytes -= flight.bytes
-            if flight.token == file.token:
+            if not fenced:
                 file.abandoned += [
                     Dropped(block, version_of(flight, block)) for block in flight.blocks
                 ]
         self.dirty_bytes -= sum(len(dirty.data) for dirty in file.dirty.values())
-        file.flights.clear()
         file.dirty.clear()
         file.error = error
-        if isinstance(error, (NoSession, Fenced)):
-            file.token = Token(0)
+        file.kernel_change = -1  # the kernel's pages have what is lost
+        if fenced:
+            file.give_up(file.token)
         self._settle(file)
         if file.token and isinstance(error, NoSpace):
             await self._abandon(file)
@@ -385,53 +418,74 @@ class Writer:
             return
         file.committing = True
         try:
-            dropped = file.abandoned[: limits.LIST_ITEMS // 4]
+            dropped = file.abandoned[:DROPPED]
             request = wire.Commit(
-                file.ino, file.token, file.number + 1, file.attributes.epoch, file.sequence + 1,
+                file.ino, file.token, file.number + 1, file.attributes.epoch, self.sequence + 1,
                 b"", (), blockmap.pack_dropped(dropped), 0, None, True,
             )  # fmt: skip
             reply = await self.contact.change(request)
             file.number += 1
-            file.attributes = reply.attributes
+            file.learn(reply.attributes)
             del file.abandoned[: len(dropped)]
         except Failure as failure:
             log.info("inode %d: abandoned blocks stay until a sweep: %s", file.ino, failure)
         finally:
             file.committing = False
             notify(file.moved)
+        await self._land(file)
 
     # --- waiting for it ------------------------------------------------------------------------
 
     async def drain(self, file: File) -> None:
         """All accepted so far is committed, or the error is raised.  May raise Interrupted."""
-        while file.dirty or file.flights:
-            if file.dirty:
-                await self.launch_all(file)
+        await self.launch_all(file)
+        mine = list(file.flights)  # what others write from now on is not waited for
+        while any(flight in file.flights for flight in mine):
             self.contact.waiting_writers += 1
             try:
                 await wait(file.moved, limits.RETRY_S)
             finally:
                 self.contact.waiting_writers -= 1
+        for flight in mine:
+            if flight.lost is not None:  # others may have been told before us
+                file.error = None
+                raise flight.lost
         self.complain(file)
 
     async def truncate(self, file: File, size: int) -> None:
         """Cut or grow, after everything that was written before."""
-        await self.own(file)
-        await self.drain(file)
-        while file.committing:
+        while True:
+            await self.own(file)
+            await self.drain(file)
+            if file.token and not (file.recalled or file.committing or file.busy):
+                break
             await wait(file.moved, limits.RETRY_S)
+        cut = Cut(size)
         file.committing = True
+        # Beside us: a caller that is killed meanwhile would leave the file's next number unknown.
+        await spawn(self._truncate(file, cut), f"truncate of inode {file.ino}")
+        while not cut.done:
+            await wait(file.moved, limits.RETRY_S)
+        if cut.failure is not None:
+            raise cut.failure
+
+    async def _truncate(self, file: File, cut: Cut) -> None:
         try:
-            request = wire.Truncate(file.ino, file.token, file.number + 1, size)
+            request = wire.Truncate(file.ino, file.token, file.number + 1, cut.size)
             reply = await self.contact.change(request)
             file.number += 1
-            file.attributes = reply.attributes
-            file.size = max(size, file.size) if file.busy else size
+            file.learn(reply.attributes)
+            file.size = max(cut.size, file.size) if file.busy else cut.size
             file.pages.clear()
             file.ahead = 0
+        except Failure as failure:
+            cut.failure = failure
+            if isinstance(failure, (NoSession, Fenced)):
+                file.give_up(file.token)
         finally:
-            file.committing = False
+            cut.done, file.committing = True, False
             notify(file.moved)
+        await self._land(file)
 
     async def flush_old(self) -> None:
         """The task that flushes what has waited long enough for its rest."""

@@ -111,7 +111,7 @@ class Node:
 
 
 class MemoryVolume:
-    """mount.Volume in memory."""
+    """ports.Volume in memory."""
 
     block_bytes = 4096
 
@@ -200,6 +200,9 @@ class MemoryVolume:
         name = path.rpartition(b"/")[2]
         self.note("open", path)
         return self.handle(node, flags, name), name.startswith(b"keep")
+
+    def outdated(self, handle: int) -> bool:
+        return False
 
     async def create(self, path: bytes, mode: int, uid: int, gid: int, flags: int) -> int:
         return self.handle(self.add(path, mode, uid, gid), flags, path.rpartition(b"/")[2])

@@ -207,6 +207,7 @@ class Status(Reply):
     servers: A[tuple[ServerStatus, ...], Length(0, limits.SERVERS)]
     sessions: A[tuple[SessionStatus, ...], Length(0, limits.SESSIONS)]
     events: A[tuple[Event, ...], Length(0, 256)]  # the newest
+    refused: A[int, U64]  # bad messages that the metaserver got since its start
 
 
 @message(111)

@@ -1,0 +1,249 @@
+"""A full disk under any one node is ENOSPC for the writer, loses nothing, heals without a restart.
+
+Each node's store in turn stands on a small tmpfs.
+"""
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import until
+from tests.live.cluster import Cluster
+
+MIB = 1 << 20
+DISK_BYTES = 160 * MIB
+META_BYTES = 24 * MIB
+HEALS_S = 60.0
+
+# Writes files of SIZE bytes until an error; prints [names and digests acknowledged], errno.
+FILL = """
+import hashlib, json, os, sys
+folder, size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+done, number = {}, 0
+for n in range(count):
+    name, data = f"fill{n}", os.urandom(size)
+    try:
+        with open(f"{folder}/{name}", "wb", buffering=0) as file:
+            for at in range(0, size, 1 << 20):
+                file.write(data[at : at + (1 << 20)])
+            if n % 2:
+                os.fsync(file.fileno())
+    except OSError as error:
+        number = error.errno
+        break
+    done[name] = hashlib.sha256(data).hexdigest()
+print(json.dumps([done, number]))
+"""
+
+# Makes directories and empty files until an error; prints the names acknowledged, errno.
+MAKE = """
+import json, os, sys
+folder, count = sys.argv[1], int(sys.argv[2])
+done, number = [], 0
+os.makedirs(f"{folder}/many", exist_ok=True)
+for n in range(count):
+    name = f"many/{n:06}" + "x" * 200
+    try:
+        if n % 3:
+            os.symlink("y" * 4000, f"{folder}/{name}")
+        else:
+            os.mkdir(f"{folder}/{name}")
+    except OSError as error:
+        number = error.errno
+        break
+    done.append(name)
+print(json.dumps([done, number]))
+"""
+
+
+def run(
+    script: str, *words: object, timeout: float = 150
+) -> tuple[list[str] | dict[str, str], int]:
+    """Run a script on a mount, apart from ourselves."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    names, number = json.loads(done.stdout)
+    return names, number
+
+
+def shell(line: str, timeout: float = 60) -> str:
+    """Run a line on a mount, apart from ourselves."""
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, f"{line}: {done.stderr}"
+    return done.stdout
+
+
+def succeeds(line: str, timeout: float = 60) -> bool:
+    """Whether a line works now."""
+    try:
+        done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def revive(cluster: Cluster, victim: str) -> None:
+    """Start a node again if it has stopped, as it should: with a reason."""
+    ended = cluster.nodes[victim]
+    if ended.poll() is None:
+        return
+    assert ended.returncode == 1 and "start it again" in cluster.log(victim), cluster.log(victim)
+    assert "Traceback" not in cluster.log(victim)
+    if victim == "meta":
+        cluster.start_meta()
+    else:
+        cluster.start_data(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts small disks; they go away behind the cluster."""
+    made: list[Path] = []
+
+    def make(size_bytes: int) -> Path:
+        where = tmp_path / f"disk{len(made)}"
+        where.mkdir()
+        options = f"size={size_bytes}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "zdfs-test", where], check=True)
+        made.append(where)
+        return where
+
+    yield make
+    for where in made:
+        subprocess.run(["umount", where], check=True, timeout=30)
+
+
+@pytest.fixture
+def clusters(small_disk: object) -> Iterator[list[Cluster]]:
+    """What is put in is closed before the disks go."""
+    made: list[Cluster] = []
+    yield made
+    for cluster in made:
+        cluster.close()
+
+
+def verify(mount: Path, digests: dict[str, str]) -> None:
+    """Every acknowledged file is whole."""
+    for name, wanted in digests.items():
+        assert shell(f"sha256sum < {mount}/{name}").split()[0] == wanted, name
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("slot", [0, 2])
+def test_a_full_dataserver(
+    slot: int, clusters: list[Cluster], tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    disk = small_disk(DISK_BYTES)
+    cluster = Cluster(tmp_path, 4, stores={slot: disk / "store"})
+    clusters.append(cluster)
+    mount = cluster.start().mount()
+    old = bytes(range(256)) * 4096 * 4
+    (tmp_path / "old").write_bytes(old)
+    shell(f"cp {tmp_path}/old {mount}/old")
+    files, number = run(FILL, mount, 4 * MIB, 100)
+    assert number == errno.ENOSPC and isinstance(files, dict) and len(files) > 3
+    verify(mount, files)
+    # An overwrite that does not fit leaves the old content whole.
+    over = f"dd if=/dev/urandom of={mount}/old bs=1M conv=notrunc,fsync count=4"
+    for _ in range(12):
+        shell(f"sha256sum {mount}/old")
+        if not succeeds(over):
+            break
+        shell(f"cat {mount}/old > {tmp_path}/old")
+    assert shell(f"sha256sum < {mount}/old") == shell(f"sha256sum < {tmp_path}/old")
+    assert int(shell(f"stat -f -c %a {mount}")) * int(shell(f"stat -f -c %S {mount}")) < 24 * MIB
+    # Names and reads go on; deleting heals, without a restart.
+    shell(f"mkdir {mount}/d && touch {mount}/d/empty && mv {mount}/d {mount}/e && rm -r {mount}/e")
+    gone = sorted(files)[: len(files) // 2]
+    shell("rm " + " ".join(f"{mount}/{name}" for name in gone))
+    left = {name: digest for name, digest in files.items() if name not in gone}
+    new = f"dd if=/dev/urandom of={mount}/new bs=1M count=8 conv=fsync"
+    until(lambda: succeeds(new), HEALS_S, "writing works again")
+    verify(mount, left)
+    assert cluster.states() == ["serving"] * 4
+    cluster.unmount(mount)
+    cold = cluster.mount("cold")
+    verify(cold, left)
+    cluster.unmount(cold)
+
+
+@pytest.mark.timeout(240)
+def test_a_full_metaserver(
+    clusters: list[Cluster], tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    disk = small_disk(META_BYTES)
+    cluster = Cluster(tmp_path, 3, meta_store=disk / "store")
+    clusters.append(cluster)
+    mount = cluster.start().mount()
+    shell(f"echo before > {mount}/before")
+    names, number = run(MAKE, mount, 50_000)
+    assert number == errno.ENOSPC and len(names) > 100
+    assert shell(f"cat {mount}/before") == "before\n"
+    found = shell(f"cd {mount}; find many -mindepth 1 | sort").split()
+    assert found == sorted(names)
+    shell(f"chmod 700 {mount}/many && mv {mount}/before {mount}/after")
+    shell(f"rm -r {mount}/many", 120)
+    until(lambda: succeeds(f"echo again > {mount}/again"), HEALS_S, "creating works again")
+    names, number = run(MAKE, mount, 50)
+    assert number == 0
+    cluster.kill("meta")
+    cluster.start_meta()
+    assert shell(f"cat {mount}/after {mount}/again") == "before\nagain\n"
+    cluster.unmount(mount)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("victim", ["meta", "data-0"])
+def test_a_disk_that_somebody_else_fills_to_the_last_byte(
+    victim: str, clusters: list[Cluster], tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """Not even the reserve is left: the node may stop, with a reason; nothing is lost."""
+    disk = small_disk(64 * MIB if victim == "meta" else DISK_BYTES)
+    store = disk / "store"
+    cluster = (
+        Cluster(tmp_path, 3, meta_store=store)
+        if victim == "meta"
+        else Cluster(tmp_path, 3, stores={0: store})
+    )
+    clusters.append(cluster)
+    mount = cluster.start().mount()
+    files, number = run(FILL, mount, MIB, 4)
+    assert number == 0 and isinstance(files, dict)
+    subprocess.run(["dd", "if=/dev/zero", f"of={disk}/filler", "bs=1M"], capture_output=True)
+    more = subprocess.Popen(
+        [sys.executable, "-c", FILL.replace("fill{n}", "more{n}"), mount, str(MIB), "60"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        ended = cluster.nodes[victim]
+        until(lambda: more.poll() is not None or ended.poll() is not None, 90)
+        (disk / "filler").unlink()
+        revive(cluster, victim)
+        said, _ = more.communicate(timeout=120)
+    finally:
+        more.kill()
+        more.wait(30)
+    done, number = json.loads(said)
+    assert number in (0, errno.ENOSPC)
+
+    def works() -> bool:
+        revive(cluster, victim)  # it may have stopped later, at its next commit
+        return succeeds(f"echo again > {mount}/again", 10)
+
+    until(works, HEALS_S, "writing works again")
+    verify(mount, files | done)
+    cluster.unmount(mount)
+    cold = cluster.mount("cold")
+    verify(cold, files | done)
+    cluster.unmount(cold)
