@@ -47,7 +47,9 @@ class Life:
                 victim.crash()
                 if whole and victim is not self.cluster.meta and self.random.random() < 0.3:
                     self.world.say(f"{victim.address} loses its disk")
-                    victim.store = MemoryBlockStore(Slot(self.cluster.data.index(victim)))
+                    slot = Slot(self.cluster.data.index(victim))
+                    uuid = self.random.randbytes(16)
+                    victim.store = MemoryBlockStore(slot, lazy_sync=True, uuid=uuid)
                 self.world.after(self.random.uniform(0.01, 5), victim.restart)
             self.world.after(self.random.expovariate(1 / 4), strike)
 

@@ -165,14 +165,20 @@ Changes = dict[Name, Held | None]
 class MemoryBlockStore:
     """`ports.BlockStore` in memory.  With `lazy_sync`, rounds wait for `sync()`."""
 
-    def __init__(self, slot: Slot, total_bytes: int = 1 << 40, lazy_sync: bool = False) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        total_bytes: int = 1 << 40,
+        lazy_sync: bool = False,
+        uuid: bytes | None = None,
+    ) -> None:
         self.total_bytes = total_bytes
         self.lazy_sync = lazy_sync
         self.stuck_s = 0.0  # what a test wants `oldest_unsynced_s` to say
         self._slot = slot
         self._state = DataState(
-            schema.DATA_FORMAT, checksum.check(b"uuid", bytes([slot])).to_bytes(16, "big"), b"",
-            slot, 0, Incarnation(0), Incarnation(0), Round(0), 0, 0, 0, 0,
+            schema.DATA_FORMAT, uuid or checksum.check(b"uuid", bytes([slot])).to_bytes(16, "big"),
+            b"", slot, 0, Incarnation(0), Incarnation(0), Round(0), 0, 0, 0, 0,
         )  # fmt: skip
         self._synced_state = self._state
         self._boot = 1

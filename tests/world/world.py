@@ -284,6 +284,8 @@ class Node:
             return
         if self.store.dirty:
             self.store.end_round()
+        if getattr(self.store, "lazy_sync", False) and self.store.synced < self.store.round - 1:
+            self.world.after(self.world.random.expovariate(1 / 0.004), self._sync)
         ready = [act for needed, act in self.waiting if needed <= self.store.synced]
         self.waiting = [one for one in self.waiting if one[0] > self.store.synced]
         for act in ready:
@@ -292,6 +294,12 @@ class Node:
         for _, session, push in pushes:
             if session == self.world.driver.session:
                 self.world.send(lambda push=push: self.world.driver.hear(push))  # type: ignore
+
+    def _sync(self) -> None:
+        """The disk has caught up."""
+        if self.room is not None and self.store.synced < self.store.round - 1:
+            self.store.sync()
+            self.settle()
 
 
 class Driver:
@@ -347,7 +355,7 @@ class Cluster:
             Node(
                 world,
                 address,
-                MemoryBlockStore(Slot(index)),
+                MemoryBlockStore(Slot(index), lazy_sync=True),
                 lambda store, slot=index: Data(store, Slot(slot), ring, META, faults=True),
             )
             for index, address in enumerate(ring)
