@@ -121,7 +121,7 @@ def zdfs_mounts(below: Path) -> frozenset[str]:
     mounts = set()
     for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines():
         _, where, kind, *_ = line.split(" ")
-        where = where.encode().decode("unicode_escape")
+        where = os.fsencode(where).decode("unicode_escape")  # names are bytes
         if kind.startswith("fuse") and where.startswith(f"{below}/"):
             mounts.add(where)
     return frozenset(mounts)

@@ -5,8 +5,7 @@ from typing import Any
 
 from zdfs import addresses, blockmap, limits, placement, wire
 from zdfs.calls import Ask, Peer, call, call_all, now, sleep
-from zdfs.errors import StartError, Unreachable
-from zdfs.errors import Posix, StartError
+from zdfs.errors import Posix, StartError, Unreachable
 from zdfs.ids import BlockNo, Slot
 from zdfs.volume import Volume
 from zdfs.wire import Held, State

@@ -39,6 +39,7 @@ from zdfs.records import BadRecord
 log = logging.getLogger("zdfs.broker")
 
 BUDGET = 256  # messages taken in before the round is ended
+BUDGET_BYTES = 2 * limits.MESSAGE_BYTES  # likewise: they all stand in memory until then
 LOG_EVERY_S = 10.0  # bad messages are logged so often
 GRACE_S = 2.0  # a parked request outlives its sender's patience by so much
 MEMORY_BYTES = 256 * limits.MIB  # anonymous memory beyond which somebody is hoarding below us
@@ -176,7 +177,10 @@ class Broker:
     # --- requests ------------------------------------------------------------------------------
 
     def _drain_router(self) -> None:
+        taken = 0
         for _ in range(BUDGET):
+            if taken > BUDGET_BYTES:
+                return
             try:
                 address, *frames = self.listener.router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -184,6 +188,7 @@ class Broker:
             except zmq.ZMQError as error:
                 log.warning("receiving on %s failed: %s", self.address, error)
                 return
+            taken += sum(map(len, frames))
             try:
                 self._request(address.bytes, frames)
             except BadMessage as error:

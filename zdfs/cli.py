@@ -232,7 +232,7 @@ def _serve_mount(
     chosen: argparse.Namespace, directory: Path, meta: str, data: list[str], herald: starting.Herald
 ) -> None:
     link = Link(kernel.interrupted, kernel.dying)
-    volume = Volume(meta, str(directory), link)
+    volume = Volume(meta, os.fsencode(directory).decode(errors="replace"), link)
     try:
         if chosen.herald is not None:  # somebody waits for a word; -f alone waits for the cluster
             link.run(admin.find_meta(meta, limits.MOUNT_TRIES_S))

@@ -51,6 +51,7 @@ class Contact:
         self.map = wire.ClusterMap(0, Epoch(0), ())
         self.map_changed = Condition()
         self.suspects: dict[Slot, float] = {}  # until when
+        self.answered: dict[Slot, float] = {}  # when it did last
         self.blocked: dict[Slot, float] = {}  # writes wait for these, since when
         self.waiting_writers = 0
         self.meta_silent = False  # it did not answer the last time
@@ -236,15 +237,18 @@ class Contact:
         """Whether commits go ahead without it."""
         return self.map.members[slot].skipped
 
-    def suspect(self, slot: Slot, at: float) -> None:
-        """It did not answer in time."""
+    def suspect(self, slot: Slot, asked: float, at: float) -> None:
+        """It did not answer in time; it is no news when it has answered somebody since."""
+        if self.answered.get(slot, 0.0) > asked:
+            return
         if self.suspects.get(slot, 0.0) <= at:
             name = addresses.short(self.peer(slot))
             log.warning("dataserver %s does not answer; asking the others first", name)
         self.suspects[slot] = at + limits.SUSPECT_S
 
-    def trust(self, slot: Slot) -> None:
+    def trust(self, slot: Slot, at: float) -> None:
         """It answered."""
+        self.answered[slot] = at
         self.suspects.pop(slot, None)
 
     # --- waiting for a server ------------------------------------------------------------------
@@ -284,8 +288,8 @@ class Contact:
                     self.unblock(slot)
 
     def block(self, slot: Slot, at: float) -> None:
-        """Writes wait for this server from now on; the log says so once."""
-        if slot not in self.blocked:
+        """Writes wait for this server, which was asked at that time; the log says so once."""
+        if slot not in self.blocked and self.answered.get(slot, 0.0) <= at:
             self.blocked[slot] = at
             log.warning(
                 "writes wait for dataserver %s (slot %d): no answer; retrying every second",
@@ -311,11 +315,12 @@ class Contact:
         timeout_s: float = limits.BULK_TIMEOUT_S,
     ) -> list[wire.Message | Failure]:
         """Ask several dataservers at once; silence makes suspects, an answer clears them."""
+        asked = await now()
         answers = await call_all([Ask(self.peer(s), request, timeout_s) for s, request in asks])
         at = await now()
         for (slot, _), answer in zip(asks, answers):
             if isinstance(answer, Unreachable):
-                self.suspect(slot, at)
+                self.suspect(slot, asked, at)
             else:
-                self.trust(slot)
+                self.trust(slot, at)
         return answers

@@ -155,7 +155,8 @@ class Data:
                 log.error("a sync of the disk takes %.0f s: not reporting as alive", stuck)
             else:
                 await self._report_once()
-            await wait(self.healer.wake, limits.BEAT_S)
+            joining = self.healer.state is State.JOINING  # nobody wants to wait for that
+            await wait(self.healer.wake, limits.JOIN_S if joining else limits.BEAT_S)
 
     async def _report_once(self) -> None:
         at = await clock()

@@ -49,7 +49,8 @@ from zdfs.workers import Workers, here
 log = logging.getLogger("zdfs.kernel")
 
 Callback = Callable[..., int]
-OPCODE_RENAME = frozenset({12, 45})  # FUSE_RENAME, FUSE_RENAME2 (linux/fuse.h)
+GETATTR = 3  # opcodes of linux/fuse.h: FUSE_GETATTR
+RENAME = frozenset({12, 45})  # FUSE_RENAME, FUSE_RENAME2
 SPLICE = 0b111 << 7  # FUSE_CAP_SPLICE_WRITE, _MOVE, _READ: one more copy than plain reads
 PF_EXITING = 4  # linux/sched.h
 KILL = 1 << (signal.SIGKILL - 1)
@@ -255,12 +256,12 @@ def dying() -> bool:
     return bool(pending & ~harmless) or bool(pending & KILL) or killed(caller().pid)
 
 
-def replacing() -> bool:
-    """Whether this request is a rename: libfuse puts an open target aside before it renames."""
+def operation() -> int:
+    """Which of the kernel's requests runs here (0: not known); one may be several callbacks."""
     buffer = here.buffer
     if buffer is None or not buffer.mem:
-        return False
-    return ctypes.c_uint32.from_address(buffer.mem + 4).value in OPCODE_RENAME
+        return 0
+    return int(ctypes.c_uint32.from_address(buffer.mem + 4).value)
 
 
 # --- the mount ---------------------------------------------------------------------------------

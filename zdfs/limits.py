@@ -54,6 +54,7 @@ BULK_TIMEOUT_S = 5.0  # a message with blocks: disks may be busy
 PATIENCE_S = 60.0  # a request is never kept waiting for longer, whatever its sender says
 RETRY_S = 1.0  # a blocked write asks again
 BEAT_S = 1.0
+JOIN_S = 0.2  # a dataserver that isn't accepted yet reports so often
 DOWN_S = 3.0  # silence after which the cluster map says down
 SESSION_S = 10.0  # life of a session without heartbeat
 SUSPECT_S = 3.0  # a client leaves a server alone for so long after a timeout

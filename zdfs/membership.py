@@ -303,7 +303,7 @@ class Membership:
         if name.version.token < inode.token:
             return False
         held = self.sessions.holder(name.ino)
-        if held is None:  # its holder may not have heard yet that it is: only a later token voids it
+        if held is None:  # its holder may not have heard of it yet: only a later token voids it
             return True
         return held.token != name.version.token or name.version.sequence >= held.floor
 

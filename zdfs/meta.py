@@ -19,7 +19,7 @@ from zdfs import __version__, addresses, extents, limits, metacheck, namespace
 from zdfs import records, schema, wire, xattrs
 from zdfs.calls import Trap, clock, now, sleep
 from zdfs.contents import Contents, newborn_of
-from zdfs.errors import Unavailable
+from zdfs.errors import Damaged, Unavailable
 from zdfs.ids import Incarnation, Ino, Session, Slot, Token
 from zdfs.ledger import Ledger
 from zdfs.membership import Membership, space
@@ -200,8 +200,11 @@ class Meta:
             for key in keys:
                 tables.txn.delete(key)
             for ino in self.sessions.held_by(session):  # a later token: what it left is garbage
-                if tables.find(ino) is not None:
-                    extents.grant(tables, ino, self.ledger.new_token())
+                try:
+                    if tables.find(ino) is not None:
+                        extents.grant(tables, ino, self.ledger.new_token())
+                except Damaged as error:  # a mount must be able to end all the same
+                    log.error("inode %d keeps the token of a mount that ended: %s", ino, error)
         self.sessions.died(session)
 
     async def beat(self, request: wire.Beat, caller: Caller) -> wire.Beaten:

@@ -229,13 +229,13 @@ class Operations:
         """stat, fstat and the kernel's LOOKUP."""
         if file:
             found = self._run(self._volume.stat(file.contents.fh))
+            path = self._opened.get(file.contents.fh, b"")
         else:
             assert path is not None
             found = self._run(self._volume.lookup(path))
-            with self._learning:
-                self._aliases.learnt(found, path, time.monotonic())
-        known_as = path if path is not None else self._opened.get(file.contents.fh, b"")
-        if _hides(known_as) and found.nlink:
+        with self._learning:
+            self._aliases.learnt(found, path, time.monotonic())
+        if _hides(path) and found.nlink and kernel.operation() == kernel.GETATTR:
             found = found._replace(nlink=found.nlink + 1)  # libfuse counts the hidden name off
         self._fill_stat(into, found, self._volume.block_bytes)
 
@@ -324,7 +324,7 @@ class Operations:
         if _hides(new) and self._run(self._volume.is_open(old)):
             for handle in [one for one, path in list(self._opened.items()) if path == old]:
                 self._opened[handle] = new
-            if kernel.replacing():
+            if kernel.operation() in kernel.RENAME:
                 self._aside.pair = (old, new)
                 return
             with self._shared(old):
@@ -336,7 +336,8 @@ class Operations:
             self._run(self._volume.rename(old, new, flags, name))
         swapped = flags == EXCHANGE
         for handle, path in list(self._opened.items()):
-            self._opened[handle] = moved(path, old, new, swapped)
+            if handle in self._opened:  # not closed meanwhile
+                self._opened[handle] = moved(path, old, new, swapped)
         with self._learning:
             self._aliases.renamed(old, new, swapped)
 
@@ -351,6 +352,7 @@ class Operations:
         self._opened[fi.fh] = path
 
     def open(self, path: bytes, file: Any) -> None:
+        """open(2) of what is there; O_TRUNC comes along, no truncate follows."""
         fi = file.contents
         with self._shared(path if fi.flags & os.O_TRUNC else None):
             fi.fh, fi.keep_cache = self._run(self._volume.open(path, fi.flags))
@@ -431,6 +433,7 @@ class Operations:
         return _give(self._run(self._volume.getxattr(path, name)), into, size)
 
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
+        """EOPNOTSUPP outside of the namespaces, as on other file systems."""
         if not name.startswith(NAMESPACES):
             raise Posix(errno.EOPNOTSUPP)
         if name == CAPABILITY:

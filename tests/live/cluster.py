@@ -5,19 +5,24 @@ ends what the test left running; the leak check of conftest watches.
 """
 
 import contextlib
-import json
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.conftest import until
+from zdfs import admin
+from zdfs.calls import Trap
+from zdfs.errors import Failure
+from zdfs.link import Link
+from zdfs.volume import Volume
 
+T = TypeVar("T")
 BIN = Path(__file__).parents[2] / "bin"
 READY_S = 30.0
 
@@ -115,21 +120,35 @@ class Cluster:
         )
 
     def status(self) -> dict[str, Any]:
-        """`zdfs status --json`; {} when it fails."""
-        done = self.command("zdfs", "status", "--json", "--meta", self.meta_port)
-        facts: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-        return facts
+        """What `zdfs status --json` prints; {} when it fails."""
+        try:
+            return self._ask(admin.status(f"127.0.0.1:{self.meta_port}"))
+        except Failure:
+            return {}
+
+    def _ask(self, coroutine: Coroutine[Trap, Any, T]) -> T:
+        """Drive a coroutine from here: starting a command takes half a second."""
+        link = Link()
+        try:
+            return link.run(coroutine)
+        finally:
+            link.close()
 
     def states(self) -> list[str]:
         """The state of each server."""
         return [server["state"] for server in self.status().get("servers", [])]
 
     def where(self, path: str) -> dict[str, Any]:
-        """`zdfs where --json`."""
-        done = self.command("zdfs", "where", "--json", "--meta", self.meta_port, path)
-        assert done.returncode == 0, done.stderr
-        facts: dict[str, Any] = json.loads(done.stdout)
-        return facts
+        """What `zdfs where --json` prints."""
+        link = Link()
+        try:
+            volume = Volume(f"127.0.0.1:{self.meta_port}", "(test)", link)
+            link.run(volume.contact.open())
+            facts = link.run(admin.where(volume, path.encode()))
+            link.run(volume.stop())
+            return facts
+        finally:
+            link.close()
 
     def wait_serving(self, deadline_s: float = READY_S, *, down: Sequence[int] = ()) -> None:
         """Until the metaserver serves and every server that should, does."""

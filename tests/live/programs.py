@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+WIDE = 40_000  # bytes of a file that stands on every server
 MOST = 200_000  # bytes of the files that are compared
 
 
@@ -50,7 +51,7 @@ def say(text: object) -> None:
 def accept(path: str, how: str, text: str) -> None:
     """Write (accepted into the buffer), then wait in fsync or close."""
     file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
-    os.write(file, text.encode())
+    os.write(file, text.encode().ljust(WIDE))
     say("accepted")
     os.fsync(file) if how == "fsync" else os.close(file)
     say("done")
@@ -105,7 +106,8 @@ def read(path: str) -> None:
 
 
 def hold(path: str, text: str) -> None:
-    """Write, wait for a word on a pipe beside, then fsync and say how that went; then again."""
+    """Write, wait for a signal, then fsync and say how that went; then again."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
     os.write(file, text.encode())
     say("accepted")
@@ -137,6 +139,7 @@ def timer(path: str) -> None:
         ):
             if call(*arguments) < 0:
                 sys.exit(f"{call.__name__}: {os.strerror(ctypes.get_errno())}")
+    signal.setitimer(signal.ITIMER_REAL, 0)
     say("done")
 
 

@@ -186,8 +186,8 @@ def test_flipped_bytes_in_the_log(cluster: Cluster, dice: random.Random, running
     for index in (0, 2):
         if not running:
             cluster.kill(f"data-{index}")
-        for path in newest_segments(cluster.stores[index]):
-            flip_bytes(path, dice, 40)
+        for segment in newest_segments(cluster.stores[index]):
+            flip_bytes(segment, dice, 40)
         if running:
             verify(cluster, truth, f"while-{index}")
             restart(cluster, index)

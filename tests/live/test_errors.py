@@ -338,3 +338,15 @@ def test_a_missing_libfuse(running: Cluster, tmp_path: Path) -> None:
     hide = "; ".join(f"mount --bind /dev/null {path}" for path in {p.resolve() for p in found})
     line = f"{hide}; exec {BIN}/zdfs-mount {tmp_path} {running.meta_port}"
     refused(["unshare", "--mount", "sh", "-c", line], "libfuse", "apt-get install fuse3")
+
+
+@pytest.mark.shared
+def test_a_mount_point_whose_name_is_no_text(running: Cluster, tmp_path: Path) -> None:
+    mount = os.fsencode(tmp_path) + b"/\xff name"
+    os.mkdir(mount)
+    words = [str(BIN / "zdfs-mount"), os.fsdecode(mount), str(running.meta_port)]
+    done = subprocess.run(words, capture_output=True, timeout=FEW_S)
+    assert done.returncode == 0, done.stderr
+    shown = running.status()["mounts"]
+    subprocess.run(["umount", mount], check=True, timeout=FEW_S)
+    assert any(one.endswith("\ufffd name") for one in shown)

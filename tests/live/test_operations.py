@@ -78,17 +78,18 @@ def test_mount(cluster: Cluster, name: str) -> None:
     program("-m", "live.operations", name, where)
 
 
+@pytest.mark.timeout(400)
 def test_many_names(cluster: Cluster) -> None:
     """10,000 entries: made, listed on the other mount too, removed."""
     code = "import os,sys\nfor i in range(10000): os.mknod(f'{sys.argv[1]}/{i:05}')"
     where = cluster.folder / "mnt" / "many"
     shell(cluster.folder, f"mkdir {where}")
-    program("-c", code, where)
+    program("-c", code, where, timeout_s=200)
     for mount in ("mnt", "other"):
         assert shell(cluster.folder / mount, "ls many | md5sum") == shell(
             cluster.folder, "seq -f %05.0f 0 9999 | md5sum"
         )
-    shell(cluster.folder, f"rm -r {where}")
+    shell(cluster.folder, f"rm -r {where}", timeout_s=150)
 
 
 @pytest.mark.soak

@@ -187,7 +187,8 @@ def test_open_files_are_read_while_the_metaserver_is_down(
         assert run("mkdir", mount / "four").returncode == 0
         store(mount, "g", b"written after the restart")
         text = cluster.log("mnt")
-        assert text.count("waiting for the metaserver") == text.count("answers again") == 1
+        # (It reads before it has the votes to change names: it may be waited for again.)
+        assert text.count("waiting for the metaserver") == text.count("answers again") <= 5
 
 
 # --- the mount was away --------------------------------------------------------------------------

@@ -238,45 +238,46 @@ class Node:
         if key in self.running:
             self.running[key] = [back]
             return
-
-        def reply(answer: wire.Reply) -> None:
-            assert self.room is not None
-            answered = wire.ReplyHead(
-                *head[:3], message.operation, self.room.incarnation, self.store.synced
-            )
-            packed = [bytes(frame) for frame in wire.encode_reply(answered, answer)]
-            senders = self.running.pop(key, [back])
-            needed = self.store.round if self.store.dirty else max(0, self.store.round - 1)
-            for sender in senders:
-                self.waiting.append(
-                    (needed, lambda to=sender: self.world.send(lambda: to(packed)))  # type: ignore
-                )
-
+        self.running[key] = [back]
         try:
             kept = self.room.admit(head, message) if head.slot != wire.NO_SLOT else None
         except Failure as error:
-            reply(wire.Failed.of(error))
-            return self.settle()
+            kept = wire.Failed.of(error)
         if kept is not None:
-            reply(kept)
-            return self.settle()
+            self._reply(head, message, kept)
+        else:
+            handler = self.room.handlers[type(message)](message, Caller(b"client", head))
+            task = Task(handler, self, lambda value, error: self._done(head, message, value, error))
+            self.tasks.add(task)
+            self.world.step(task, None, None)
+        self.settle()
 
-        def done(answer: Any, failure: Failure | None) -> None:
-            assert self.room is not None
-            self.tasks.discard(task)
-            result = wire.Failed.of(failure) if failure else answer
-            if head.slot != wire.NO_SLOT:
-                try:
-                    self.room.keep(head, result)
-                except Failure as error:
-                    result = wire.Failed.of(error)
-            reply(result)
+    def _done(
+        self, head: wire.RequestHead, message: wire.Message, value: Any, error: Failure | None
+    ) -> None:
+        """A handler has ended: keep the reply to a change in its own round."""
+        assert self.room is not None
+        result = wire.Failed.of(error) if error else value
+        if head.slot != wire.NO_SLOT:
+            try:
+                self.room.keep(head, result)
+            except Failure as failure:
+                result = wire.Failed.of(failure)
+        self._reply(head, message, result)
 
-        self.running[key] = [back]
-        task = Task(self.room.handlers[type(message)](message, Caller(b"client", head)), self, done)
-        self.tasks.add(task)
-        self.world.step(task, None, None)
-        return self.settle()
+    def _reply(self, head: wire.RequestHead, message: wire.Message, answer: wire.Reply) -> None:
+        """Answer the newest sender, once the round is synced."""
+        assert self.room is not None
+        answered = wire.ReplyHead(
+            *head[:3], message.operation, self.room.incarnation, self.store.synced
+        )
+        packed = [bytes(frame) for frame in wire.encode_reply(answered, answer)]
+        needed = self.store.round if self.store.dirty else max(0, self.store.round - 1)
+        for sender in self.running.pop((head.session, head.slot, head.sequence)):
+            self.waiting.append((needed, self._sending(sender, packed)))
+
+    def _sending(self, to: Callable[[Frames], None], packed: Frames) -> Callable[[], None]:
+        return lambda: self.world.send(lambda: to(packed))
 
     def settle(self) -> None:
         """End the round, let replies go."""

@@ -55,6 +55,7 @@ def modes(top: Path) -> None:
     """chmod, chown, who may; set-id bits go when somebody writes or another owner comes."""
     os.chdir(top)  # nobody may not walk there
     top = Path(".")
+    os.chmod(top, 0o755)
     path = top / "f"
     path.write_bytes(b"x")
     for mode in (0o000, 0o7777, 0o4711, 0o2750, 0o1644):
