@@ -72,7 +72,7 @@ class Settings:
 
     source: str  # the metaserver, HOST:PORT
     options: tuple[str, ...] = ()
-    timeout_s: float = limits.CACHE_S  # of names and attributes in the kernel
+    timeout_s: float = limits.CACHE_S / 2  # of names in the kernel; the volume has the other half
     read_ahead_kib: int = limits.READ_AHEAD_KIB
     ready: Callable[[], None] = _nothing  # called once when the kernel is connected
 

@@ -203,7 +203,8 @@ def test_blocks_of_a_commit_underway_are_not_given_up() -> None:
     assert not first.over and not second.over
     request = mount.committed(8)
     assert [block for block, _ in unpack_numbered(request.blocks)] == [0]
-    assert first.over and first.failure is None and isinstance(second.failure, NoSpace)
+    # It counts; the file's error is said to whoever asks first, and to whom it concerns.
+    assert first.over and isinstance(second.failure, NoSpace)
     entry = mount.file.entry(BlockNo(0))
     assert entry is not None and mount.writer.dirty_bytes == 0
     assert [dropped.block for dropped in mount.file.abandoned] == [1]
@@ -322,7 +323,7 @@ def test_a_change_in_a_session_that_had_ended_is_made_in_the_next() -> None:
 
 
 def test_a_change_that_may_have_happened_is_not_made_again() -> None:
-    """The session ended between the silence and the repeat: nobody knows, and the caller is told."""
+    """The session ended between the silence and the repeat: nobody knows, so it is an error."""
     mount = Mount()
     done = mount.hand.start(mount.writer.contact.change(wire.Grant(INO)))
     mount.hand.answer(wire.Grant, Unreachable("silence"))

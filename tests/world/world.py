@@ -117,7 +117,7 @@ class World:
                 beside = Task(trap.coroutine, task.node, lambda *_: None)
                 if task.node is not None:
                     task.node.tasks.add(beside)
-                self.after(0, lambda one=beside: self.step(one, None, None))  # type: ignore[misc]
+                self.wake(beside)
             else:
                 self._park(task, trap)
                 return
@@ -139,6 +139,10 @@ class World:
         else:
             assert isinstance(trap, CallAll), trap
             self._call(task, trap, resume)
+
+    def wake(self, task: Task) -> None:
+        """Start a task as soon as nothing else runs."""
+        self.after(0, lambda: self._resume(task, None))
 
     def _resume(self, task: Task, value: Any) -> None:
         self.step(task, value, None)
@@ -211,7 +215,7 @@ class Node:
         for _, coroutine in self.room.tasks():
             task = Task(coroutine, self, lambda *_: None)
             self.tasks.add(task)
-            self.world.after(0, lambda one=task: self.world._resume(one, None))  # type: ignore[misc]
+            self.world.wake(task)
 
     def crash(self) -> None:
         """kill -9, and the power with it: what was not synced is gone."""
