@@ -351,14 +351,25 @@ class Broker:
         if isinstance(trap, Sleep):
             self.timers.at(time.monotonic() + trap.seconds, lambda: resume(None))
         elif isinstance(trap, Wait):
-            trap.condition.waiters.append(lambda: resume(True))
-            if trap.seconds is not None:
-                self.timers.at(time.monotonic() + trap.seconds, lambda: resume(False))
+            self._wait(trap, resume)
         else:
             assert isinstance(trap, CallAll), trap
             self._call(Calls(resume, len(trap.asks)), trap)
         if task.caller is not None:
             self._expire(task)
+
+    def _wait(self, trap: Wait, resume: Callable[[Any], None]) -> None:
+        def wake() -> None:
+            resume(True)
+
+        def tire() -> None:  # nobody may ever notify: don't leave a waiter behind each time
+            if wake in trap.condition.waiters:
+                trap.condition.waiters.remove(wake)
+            resume(False)
+
+        trap.condition.waiters.append(wake)
+        if trap.seconds is not None:
+            self.timers.at(time.monotonic() + trap.seconds, tire)
 
     def _expire(self, task: Task) -> None:
         """Close a parked request when its sender gave up."""

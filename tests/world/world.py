@@ -10,6 +10,7 @@ are the world's.  What it may do to them, and what they promise under it:
 Time passes only when nothing can run.  The same seed gives the same story.
 """
 
+import functools
 import heapq
 import itertools
 import random
@@ -133,12 +134,18 @@ class World:
         if isinstance(trap, Sleep):
             self.after(trap.seconds, lambda: resume(None))
         elif isinstance(trap, Wait):
-            trap.condition.waiters.append(lambda: resume(True))
+            wake = functools.partial(resume, True)
+            trap.condition.waiters.append(wake)
             if trap.seconds is not None:
-                self.after(trap.seconds, lambda: resume(False))
+                self.after(trap.seconds, lambda: self._tire(trap, wake, resume))
         else:
             assert isinstance(trap, CallAll), trap
             self._call(task, trap, resume)
+
+    def _tire(self, trap: Wait, wake: Callable[[], None], resume: Callable[[Any], None]) -> None:
+        if wake in trap.condition.waiters:
+            trap.condition.waiters.remove(wake)
+        resume(False)
 
     def wake(self, task: Task) -> None:
         """Start a task as soon as nothing else runs."""
