@@ -1,6 +1,7 @@
 """What `zdfs` shows: status and where, as facts (JSON with stable keys) and as text for people."""
 
 import time
+from errno import EISDIR
 from typing import Any
 
 from zdfs import addresses, blockmap, limits, placement, wire
@@ -143,7 +144,7 @@ def status_text(shown: dict[str, Any], events: int = 8) -> str:
         for one in shown["writes_blocked"]:
             lines.append(
                 f"blocked   writes on {one['mount']} wait for dataserver {one['address']} "
-                f"for {one['since_s']} s ({one['writers']} programs)"
+                f"for {one['since_s']} s (writers: {one['writers']})"
             )
     else:
         lines.append("writes    go through")
@@ -191,7 +192,8 @@ async def where(volume: Volume, path: bytes) -> dict[str, Any]:
     try:
         attributes, pages = await volume.where(path)
     except Posix as error:
-        raise StartError(f"{path.decode(errors='replace')}: {error}") from error
+        hint = "; name a file in it" if error.number == EISDIR else ""
+        raise StartError(f"{path.decode(errors='replace')}: {error}{hint}") from error
     members = volume.contact.map.members
     wanted: list[tuple[int, wire.Wanted]] = []
     blocks: list[dict[str, Any]] = []
@@ -260,7 +262,7 @@ async def _check(
 
 
 def where_text(shown: dict[str, Any]) -> str:
-    """DESIGN 3's table: a row for each server, then what isn't whole."""
+    """A row for each server with what it holds and what of that isn't whole."""
     slots: dict[int, dict[int, list[str]]] = {}
     names: dict[int, str] = {}
     for block in shown["blocks"]:

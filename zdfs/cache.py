@@ -238,6 +238,7 @@ class File:
     flights: deque[Flight] = field(default_factory=deque)
     abandoned: list[blockmap.Dropped] = field(default_factory=list)
     committing: bool = False
+    cut: Cut | None = None  # a truncate underway
     error: Failure | None = None
     moved: Condition = field(default_factory=Condition)  # a flight landed, a commit ended
     expected: int = -1  # offset at which a sequential reader goes on
@@ -251,10 +252,12 @@ class File:
         return bool(self.dirty or self.flights or self.mtime_ns is not None)
 
     def give_up(self, token: Token) -> None:
-        """A grant has ended; a late reply that still names it changes nothing."""
+        """A grant has ended; a late reply that still names it changes nothing.  The map ends with
+        it: what was learnt under it, attributes too, says nothing of what others did since."""
         self.void = max(self.void, token)
-        if self.token <= self.void:
+        if self.token and self.token <= self.void:
             self.token = Token(0)
+            self.pages.clear()
 
     def learn(self, attributes: Attributes) -> None:
         """Attributes from the metaserver; replies may overtake one another.

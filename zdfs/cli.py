@@ -14,8 +14,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -108,9 +108,10 @@ def _node(arguments: Sequence[str]) -> int:
     meta = kinds.add_parser("meta", help="a metaserver: zdfs-node meta PORT")
     meta.add_argument("port", help="PORT (on loopback) or HOST:PORT")
     meta.add_argument(
-        "--block-size", type=int, help=f"taken at the founding ({limits.BLOCK_BYTES})"
-    )
-    meta.add_argument("--replicas", type=int, help=f"taken at the founding ({limits.REPLICAS})")
+        "--block-size", type=int, metavar="BYTES",
+        help=f"settled when the cluster is founded; a power of two ({limits.BLOCK_BYTES})",
+    )  # fmt: skip
+    meta.add_argument("--replicas", type=int, help=f"{limits.REPLICAS}, nothing else yet")
     data = kinds.add_parser("data", help="a dataserver: zdfs-node data INDEX PORT PORT PORT ...")
     data.add_argument("index", type=int, help="which of the ports is this server's; from 0")
     data.add_argument(
@@ -119,12 +120,17 @@ def _node(arguments: Sequence[str]) -> int:
     data.add_argument("--meta", default=META, metavar="ADDR", help=f"the metaserver ({META})")
     data.add_argument(
         "--scrub-rate", type=int, default=limits.SCRUB_BYTES_PER_S, metavar="BYTES",
-        help="read and verify so many stored bytes a second",
+        help=f"read and verify so many stored bytes a second ({limits.SCRUB_BYTES_PER_S})",
     )  # fmt: skip
     for one in (meta, data):
-        one.add_argument("--store", type=Path, metavar="DIR", help="default: ./zdfs-store/...")
+        one.add_argument(
+            "--store", type=Path, metavar="DIR",
+            help="default: ./zdfs-store/meta-PORT, ./zdfs-store/data-PORT",
+        )  # fmt: skip
         one.add_argument("--log", type=Path, metavar="FILE", help="default: stderr")
-        one.add_argument("--faults", action="store_true", help="let damage on purpose in")
+        one.add_argument(
+            "--faults", action="store_true", help="allow zdfs-corrupt and zdfs faults, for trials"
+        )
     chosen = parser.parse_args(arguments)
     _log_to(chosen.log)
     _more_files()
@@ -169,6 +175,8 @@ def _run_meta(chosen: argparse.Namespace) -> int:
 
 def _run_data(chosen: argparse.Namespace) -> int:
     ring = tuple(addresses.parse(port) for port in chosen.ports)
+    if chosen.scrub_rate < 1:
+        raise StartError(f"--scrub-rate {chosen.scrub_rate}: 1 or more bytes a second")
     if len(ring) < limits.SERVERS_MIN:
         raise StartError(
             f"{len(ring)} ports given: name every dataserver's port, {limits.SERVERS_MIN} or more"
@@ -239,6 +247,7 @@ def _serve_mount(
         link.run(volume.start())
         ring = [member.address for member in volume.contact.map.members]
         if data and data != ring:
+            link.run(volume.stop())
             shown = " ".join(addresses.short(address) for address in ring)
             raise StartError(f"the cluster's dataservers are {shown}: name these, or none")
         link.attend(volume, Peer(meta))
@@ -254,14 +263,18 @@ def _serve_mount(
 
 
 def _corrupt(arguments: Sequence[str]) -> int:
-    parser = _parser("zdfs-corrupt", "Damage a replica of a file's block, on purpose.")
+    text = "Damage a replica of a file's block, on purpose (on a node started with --faults)."
+    parser = _parser("zdfs-corrupt", text)
     parser.add_argument("port", help="the dataserver's PORT or HOST:PORT")
     parser.add_argument(
         "path", help="the file, as a path inside the file system or on a mount here"
     )
-    parser.add_argument("replica", type=int, help="0, 1 or 2")
+    parser.add_argument("replica", type=int, help="0, 1 or 2: 'zdfs where' says which stands there")
     parser.add_argument("--meta", metavar="ADDR", help="default: the one the dataserver knows")
-    parser.add_argument("--how", choices=["flip", "truncate", "lose"], default="flip")
+    parser.add_argument(
+        "--how", choices=["flip", "truncate", "lose"], default="flip",
+        help="bits, the end, or all of it (flip)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, help="choose the same block and bits again")
     chosen = parser.parse_args(arguments)
     server = addresses.parse(chosen.port)
@@ -271,10 +284,9 @@ def _corrupt(arguments: Sequence[str]) -> int:
         identity = link.run(admin.find_data(server))
         meta = addresses.parse(chosen.meta) if chosen.meta else identity.meta
         path, _ = _inside(chosen.path, None)
-        volume = _volume(link, meta)
         how = wire.Harm[chosen.how.upper()]
-        done = link.run(harm_replica(volume, server, path, chosen.replica, how, seed))
-        link.run(volume.stop())
+        with _visit(link, meta) as volume:
+            done = link.run(harm_replica(volume, server, path, chosen.replica, how, seed))
     finally:
         link.close()
     print(f"block {done.block} of {chosen.path}, replica {chosen.replica} on {chosen.port}:")
@@ -286,12 +298,20 @@ def _corrupt(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _volume(link: Link, meta: str) -> Volume:
-    """A volume without a mount, for a moment; a metaserver that doesn't serve is an error."""
+@contextmanager
+def _visit(link: Link, meta: str) -> Iterator[Volume]:
+    """A volume without a mount, for a moment; a metaserver that doesn't serve is an error.
+
+    It says goodbye also when the command fails: else the status tells of a mount that fell silent.
+    """
     link.run(admin.find_meta(meta))
     volume = Volume(meta, "(command)", link)
     link.run(volume.contact.open())
-    return volume
+    try:
+        yield volume
+    finally:
+        with suppress(Failure):
+            link.run(volume.stop())
 
 
 def _inside(text: str, meta: str | None) -> tuple[bytes, str | None]:
@@ -344,14 +364,14 @@ def _status(link: Link, chosen: argparse.Namespace) -> int:
 
 def _where(link: Link, chosen: argparse.Namespace) -> int:
     path, meta = _inside(chosen.path, None)
-    volume = _volume(link, addresses.parse(chosen.meta or meta or META))
-    facts = link.run(admin.where(volume, path))
-    link.run(volume.stop())
+    with _visit(link, addresses.parse(chosen.meta or meta or META)) as volume:
+        facts = link.run(admin.where(volume, path))
     print(json.dumps(facts, indent=2) if chosen.json else admin.where_text(facts))
     return 0
 
 
 def _fsck(link: Link, chosen: argparse.Namespace) -> int:
+    link.run(admin.find_meta(_meta_of(chosen)))
     report = link.run(fsck.check(_meta_of(chosen)))
     print(json.dumps(dataclasses.asdict(report), indent=2) if chosen.json else fsck.text(report))
     return 1 if report.bad else 0

@@ -187,7 +187,7 @@ class Contact:
                     raise
                 return None
             except (Unreachable, Unavailable) as error:
-                unsure = isinstance(error, Unreachable)
+                unsure = unsure or isinstance(error, Unreachable)
                 self._meta_is_silent(error)
                 try:
                     await self._meta_pause(error)

@@ -16,6 +16,7 @@ request may be sent again under the same id).  `code` is its name on the wire an
     |- FaultsForbidden  the node was started without --faults
     |- Unavailable      try again: the server is up, but can't answer this yet
     |- Unreachable      try again: no reply in time
+    |- Silent           nobody who has a block answers just now; a mount's own, never on the wire
     `- Interrupted      the caller was signalled while it waited
 
 `StartError` and `StoreError` are for people: a node or command that can't go on says why.
@@ -121,6 +122,12 @@ class Unreachable(Failure):
     code = 11
     definite = False
     number = errno.ETIMEDOUT
+
+
+class Silent(Failure):
+    """Every server that may have a block was silent for too long (EIO for a reader)."""
+
+    definite = False
 
 
 class Interrupted(Failure):

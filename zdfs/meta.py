@@ -120,6 +120,9 @@ class Meta:
             if isinstance(request, (wire.Create, wire.Open)):
                 self.sessions.opened(head.session, ino, request.opening)
             self._hold_again(head.session, ino, kept.token)
+            held = self.sessions.holder(ino)
+            if held is None or (held.session, held.token) != (head.session, kept.token):
+                return replace(kept, token=Token(0))  # it has ended: nobody may write under it
         return kept
 
     def _hold_again(self, session: Session, ino: Ino, token: Token) -> None:

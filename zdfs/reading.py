@@ -17,7 +17,7 @@ from zdfs.cache import Blocks, File
 from zdfs.calls import Condition, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact
-from zdfs.errors import Damaged, Failure
+from zdfs.errors import Damaged, Failure, Silent
 from zdfs.ids import BlockNo, PageNo, Slot
 from zdfs.wire import Held
 
@@ -69,7 +69,7 @@ class Reader:
     def take(self, file: File, attributes: wire.Attributes) -> None:
         """Newer attributes of a file; when another mount changed it, its map is void."""
         if attributes.change > file.attributes.change:
-            if not file.token and not file.busy:
+            if not file.token:
                 file.pages.clear()
             file.learn(attributes)
         if not file.busy:
@@ -97,6 +97,10 @@ class Reader:
         first, last = BlockNo(offset // block_bytes), BlockNo((offset + size - 1) // block_bytes)
         await self._ahead(file, offset, size)
         found = await self.fetch(file, first, last)
+        size = max(0, min(size, file.size - offset))  # what was cut meanwhile is no hole
+        if not size:
+            return b""
+        last = BlockNo((offset + size - 1) // block_bytes)
         pieces = []
         for block in range(first, last + 1):
             start = block * block_bytes
@@ -109,28 +113,25 @@ class Reader:
 
     async def fetch(self, file: File, first: BlockNo, last: BlockNo) -> dict[BlockNo, Buffer]:
         """The blocks as a reader sees them now (shorter than a block: zeros follow)."""
-        await self.know(file, first, last)
-        found: dict[BlockNo, Buffer] = {}
-        wanted: list[BlockNo] = []
-        for number in range(first, last + 1):
-            block = BlockNo(number)
-            layers = list(file.unflushed(block))
-            below = self.visible_below(file, block)
-            if layers and layers[0].whole(max([below, *(len(one.data) for one in layers[1:])])):
-                found[block] = bytes(layers[0].data)
-            elif not layers and not below:
-                found[block] = b""
-            else:
-                wanted.append(block)
-        if wanted:
-            clean = await self.clean(file, wanted)
-            # No trap from here on: what `clean` is of and what is unflushed belong together.
-            for block in wanted:
-                merged = clean[block]
-                for above in reversed(list(file.unflushed(block))):
-                    merged = above.over(merged)
-                found[block] = merged
-        return found
+        blocks = [BlockNo(number) for number in range(first, last + 1)]
+        while True:
+            await self.know(file, first, last)
+            wanted = [block for block in blocks if self._shows_through(file, block)]
+            clean = await self.clean(file, wanted) if wanted else {}
+            # No trap from here on: all blocks are of this moment, what is unflushed and holes too.
+            if all(
+                block in clean or (file.knows(block) and not self._shows_through(file, block))
+                for block in blocks
+            ):
+                return {block: _merged(file, block, clean.get(block, b"")) for block in blocks}
+
+    def _shows_through(self, file: File, block: BlockNo) -> bool:
+        """Whether anything of the committed version is seen."""
+        below = self.visible_below(file, block)
+        layers = list(file.unflushed(block))
+        if not layers:
+            return bool(below)
+        return not layers[0].whole(max([below, *(len(one.data) for one in layers[1:])]))
 
     def visible_below(self, file: File, block: BlockNo) -> int:
         """How far the committed version of a block reaches."""
@@ -145,16 +146,26 @@ class Reader:
             wants = self._wants(file, blocks)
             try:
                 await self._have(wants, file, deadline)
-            except Damaged as error:
+            except (Damaged, Silent) as error:
+                # An old map names what is let go: then even those that are up don't have it.
                 await self.reload(file)
                 await self.know(file, blocks[0], blocks[-1])
-                if [want.name for want in self._wants(file, blocks)] == [w.name for w in wants]:
+                same = [want.name for want in self._wants(file, blocks)] == [w.name for w in wants]
+                if same and (isinstance(error, Damaged) or await now() > deadline):
                     log.error("read error: %s", error)
                     raise
                 continue
             found = self._cached(file, blocks)
             if found is not None:
                 return found
+
+    async def beneath(self, file: File, block: BlockNo) -> Buffer:
+        """The visible bytes that a write goes over: it waits for their servers, like any write."""
+        while True:
+            try:
+                return (await self.clean(file, [block]))[block]
+            except Silent:
+                await wait(self.contact.map_changed, limits.RETRY_S)
 
     def _cached(self, file: File, blocks: list[BlockNo]) -> dict[BlockNo, Buffer] | None:
         """The blocks from the cache; None when the map moved on or the cache did."""
@@ -176,10 +187,14 @@ class Reader:
         return [want for block in blocks if (want := self._want(file, block)) is not None]
 
     async def reload(self, file: File) -> None:
-        """Forget the map and read it again.  Under our grant it is ours: nothing else moves it."""
-        if not file.token:
-            found = await self.contact.ask(wire.GetAttributes(file.ino))
-            file.pages.clear()
+        """Forget the map and read it again, if the metaserver answers.  Under our grant it is ours:
+        nothing else moves it."""
+        if file.token:
+            return
+        found = await self.contact.ask_briefly(wire.GetAttributes(file.ino))
+        if found is not None:
+            if not file.token:
+                file.pages.clear()
             self.take(file, found.attributes)
 
     def _want(self, file: File, block: BlockNo) -> wire.Wanted | None:
@@ -202,7 +217,7 @@ class Reader:
             if not mine:
                 await wait(file.fetching[wants[0].name], limits.TIMEOUT_S)
                 if await now() > deadline:
-                    raise Failure(f"{wants[0].name}: nobody has it just now")
+                    raise Silent(f"{wants[0].name}: nobody has it just now")
                 continue
             condition = Condition()
             for want in mine:
@@ -239,7 +254,7 @@ class Reader:
         return [slot for slot in fresh if self.contact.alive(slot, at)][:1] or fresh
 
     async def _hopeless(self, left: list[Search], deadline: float) -> None:
-        """Searches that asked everybody: again later if somebody was silent, else Damaged."""
+        """Searches that asked everybody: Silent, after a pause, if somebody was, else Damaged."""
         tired = [s for s in left if len(s.asked) >= limits.REPLICAS]
         if not tired:
             return
@@ -251,12 +266,9 @@ class Reader:
             slots = ", ".join(
                 addresses.short(self.contact.peer(slot)) for slot in sorted(tired[0].asked)
             )
-            log.error("read error: %s: no good copy on %s, some of which are down", where, slots)
-            raise Failure(f"{where}: the servers that have it are down: {slots}")
+            raise Silent(f"{where}: the servers that have it are down: {slots}")
         await sleep(limits.RETRY_S / 4)
-        for search in tired:
-            search.asked.clear()
-            search.silent = False
+        raise Silent(f"{where}: some servers that have it are silent")
 
     async def _ask(self, asks: dict[Slot, list[Search]]) -> None:
         """One round of questions."""
@@ -321,6 +333,13 @@ class Reader:
             await self._have(self._wants(file, clean), file, deadline)
         except Failure as error:
             log.debug("read-ahead of inode %d: %s", file.ino, error)
+
+
+def _merged(file: File, block: BlockNo, clean: Buffer) -> Buffer:
+    """What is unflushed of a block over its committed version."""
+    for above in reversed(list(file.unflushed(block))):
+        clean = above.over(clean)
+    return clean
 
 
 def chunks(searches: list[Search]) -> list[list[Search]]:

@@ -59,7 +59,7 @@ def command(name: str) -> str:
             return str(path)
     found = shutil.which(name)
     if found is None:
-        raise StartError(f"the command {name} is missing; run from a checkout, or pip install zdfs")
+        raise StartError(f"the command {name} is missing; run from a checkout, or pip install .")
     return found
 
 
@@ -108,7 +108,11 @@ class Child:
             return
         if now - self.started_s > CALM_S:
             self.pause_s = PAUSE_S
-        say(f"{self.name} ended with status {status}; again in {self.pause_s:g} s ({self.log})")
+        why = f" (signal {-status})" if status < 0 else ""
+        say(
+            f"{self.name} ended with status {status}{why}; started again in {self.pause_s:g} s "
+            f"(its log: {self.log})"
+        )
         self.process, self.due_s = None, now + self.pause_s
         self.pause_s = min(self.pause_s * 2, PAUSE_MOST_S)
 
@@ -138,6 +142,7 @@ class House:
     data_ports: Sequence[int] = DATA_PORTS
     servers: list[Child] = field(default_factory=list)
     mount: Child | None = None
+    faults: bool = False
 
     def check(self) -> None:
         """What must be so before anything is started."""
@@ -158,6 +163,7 @@ class House:
             words += ["--store", str(self.store / f"data-{port}")]
             self.servers.append(Child(f"dataserver {port}", words, logs / f"data-{port}.log"))
         for child in self.servers:
+            child.words += ["--faults"] if self.faults else []
             child.start()
 
     def wait_for_servers(self) -> None:
@@ -307,7 +313,9 @@ def _unmount(mount: Child, where: Path) -> None:
     except subprocess.TimeoutExpired:
         trouble = "umount hangs"
     if trouble and _listed(where):
-        say(f"{trouble}: it is detached now and ends with its last user")
+        say(
+            f"{trouble.rstrip('.')}; it is detached: who stands in it or has files open gets errors"
+        )
         lazy = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
         subprocess.run([*lazy, str(where)], capture_output=True, timeout=END_S, check=False)
         mount.tell(signal.SIGTERM)
@@ -331,7 +339,7 @@ def _help(house: House) -> str:
     where = house.mount_point
     return (
         f"{where} is mounted.  Try, in another terminal:\n"
-        f"    cp -r /etc/skel {where}/hello && ls -lR {where}\n"
+        f"    echo hello > {where}/hello && ls -l {where}\n"
         "    bin/zdfs status               who serves, who waits, what was repaired\n"
         "    bin/zdfs where /hello         which server holds which replica\n"
         f"    kill -9 {house.servers[1].process.pid if house.servers[1].process else 0}"
@@ -343,12 +351,16 @@ def _help(house: House) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the house until a signal; 0 when all of it ended as it should, 1 when it can't start."""
     parser = argparse.ArgumentParser(
-        prog="zdfs.up", description="Five servers and a mount on this machine, until ^C."
+        prog="python -m zdfs.up",
+        description="What `make run` runs: five servers and a mount on this machine, until ^C.",
     )
     parser.add_argument("--store", type=Path, default=Path("zdfs-store"), help="where files stay")
     parser.add_argument("--mount", type=Path, default=Path("mnt"), help="where they are seen")
+    parser.add_argument(
+        "--faults", action="store_true", help="allow zdfs-corrupt and zdfs faults, for trials"
+    )
     chosen = parser.parse_args(arguments)
-    house = House(chosen.store.absolute(), chosen.mount.absolute())
+    house = House(chosen.store.absolute(), chosen.mount.absolute(), faults=chosen.faults)
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:

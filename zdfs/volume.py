@@ -62,6 +62,7 @@ class Volume(Tree):
         self.handles: dict[int, Handle] = {}
         self.closed: dict[Ino, int] = {}  # to be told with the next heartbeat
         self.returned: dict[Ino, Token] = {}
+        self.refused: OrderedDict[Ino, Token] = OrderedDict()  # returned before they arrived
         self._told: tuple[dict[Ino, int], dict[Ino, Token]] = ({}, {})
         self._opening = 0
 
@@ -174,6 +175,10 @@ class Volume(Tree):
         if file is None or file.token != recalled.token:
             if file is not None:
                 file.give_up(recalled.token)
+            else:
+                self.refused[recalled.ino] = recalled.token
+                while len(self.refused) > IDLE_FILES:
+                    self.refused.popitem(last=False)
             await self.contact.change(wire.ReturnGrant(recalled.ino, recalled.token))
             return
         if file.recalled:
@@ -184,7 +189,6 @@ class Volume(Tree):
                 await self.writer.launch_all(file)
                 await wait(file.moved, limits.RETRY_S)
             file.give_up(recalled.token)
-            file.pages.clear()
             await self.contact.change(wire.ReturnGrant(recalled.ino, recalled.token))
         finally:
             file.recalled = False
@@ -206,6 +210,8 @@ class Volume(Tree):
         wants = (writes or truncates) and not (file and file.token and not file.recalled)
         request = wire.Open(ino, opening, wants, False)
         opened = await (self.contact.change(request) if wants else self.contact.ask(request))
+        while file and file.flights and not file.token:  # lost, and not yet given up
+            await wait(file.moved, limits.RETRY_S)
         handle = self._opened(opened, opening, flags)
         file = self.handles[handle].file
         self.handles[handle].outdated = told is not None and told.change < opened.attributes.change
@@ -252,6 +258,7 @@ class Volume(Tree):
         if file is None:
             file = self.files[attributes.ino] = File(attributes.ino, attributes, at)
             file.size = attributes.size
+            file.give_up(self.refused.pop(file.ino, Token(0)))
         self.reader.take(file, attributes)
         self.writer.granted(file, opened.token, opened.number, attributes)
         if not file.busy:

@@ -58,8 +58,9 @@ class Writer:
 
     async def own(self, file: File) -> None:
         """Hold the file's write grant."""
-        while not file.token or file.recalled:
-            if file.recalled or file.flights:  # being returned, or lost and not yet given up
+        while not file.token or file.recalled or file.cut:
+            # Being returned, or lost and not yet given up, or cut: a write goes over what is left.
+            if file.recalled or file.flights or file.cut:
                 await wait(file.moved, limits.RETRY_S)
                 continue
             granted = await self.contact.change(wire.Grant(file.ino))
@@ -139,7 +140,7 @@ class Writer:
 
     async def _below(self, file: File, block: BlockNo, dirty: Dirty) -> Buffer:
         """The block as it was before `dirty`: older unflushed bytes over the clean version."""
-        clean: Buffer = (await self.reader.clean(file, [block]))[block]
+        clean = await self.reader.beneath(file, block)
         # No trap from here on: what `clean` is of and what is still unflushed belong together.
         layers = list(file.unflushed(block))
         older = layers[layers.index(dirty) + 1 :] if dirty in layers else layers
@@ -460,7 +461,7 @@ class Writer:
             if file.token and not (file.recalled or file.committing or file.busy):
                 break
             await wait(file.moved, limits.RETRY_S)
-        cut = Cut(size)
+        cut = file.cut = Cut(size)
         file.committing = True
         # Beside us: a caller that is killed meanwhile would leave the file's next number unknown.
         await spawn(self._truncate(file, cut), f"truncate of inode {file.ino}")
@@ -475,7 +476,7 @@ class Writer:
             reply = await self.contact.change(request)
             file.number += 1
             file.learn(reply.attributes)
-            file.size = max(cut.size, file.size) if file.busy else cut.size
+            file.size = cut.size
             file.pages.clear()
             file.ahead = 0
         except Failure as failure:
@@ -483,7 +484,7 @@ class Writer:
             if isinstance(failure, (NoSession, Fenced)):
                 file.give_up(file.token)
         finally:
-            cut.done, file.committing = True, False
+            cut.done, file.committing, file.cut = True, False, None
             notify(file.moved)
         await self._land(file)
 

@@ -231,17 +231,19 @@ def test_an_fsync_does_not_wait_for_what_others_write_later() -> None:
     assert done.over and done.failure is None and mount.file.dirty
 
 
-def test_a_flight_stored_during_a_truncate_lands() -> None:
-    """Who finds a commit underway leaves it to that one; a truncate did not look."""
+def test_a_write_waits_for_a_truncate_underway() -> None:
+    """Whose caller may be dead.  The write's block was filled up with what was just being cut: the
+    commit was refused and the write lost, or old bytes came back."""
     mount = Mount()
     cut = mount.hand.start(mount.writer.truncate(mount.file, 4))
-    mount.write(b"22222222", 8)
-    done = mount.fsync()
-    mount.stored()
-    assert mount.hand.waits(wire.Commit) == 0
+    write = mount.hand.start(mount.writer.write(mount.file, b"22222222", 8))
+    assert not write.over and not mount.file.dirty
     mount.change += 1
     mount.hand.answer(wire.Truncate, wire.Committed(attributes(mount.change, 4)))
-    assert cut.over
+    assert cut.over and write.over
+    mount.file.pages = {PageNo(0): ()}
+    done = mount.fsync()
+    mount.stored()
     mount.committed(16)
     assert done.over and done.failure is None
 

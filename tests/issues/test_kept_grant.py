@@ -85,5 +85,6 @@ def test_a_kept_reply_restores_the_grant_and_the_open_file() -> None:
     newer = after.sessions.holder(ino)
     assert newer is not None and newer.token > reply.token
     after.sessions.free(ino)
-    after.admit(change.head, request)  # later: somebody was given a newer token since
+    late = after.admit(change.head, request)  # later: somebody was given a newer token since
+    assert isinstance(late, wire.Opened) and late.token == 0, "void: its writes would be lost"
     assert after.sessions.holder(ino) is None and newer.token > Token(0)

@@ -15,10 +15,12 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from tests.conftest import until
 from zdfs import admin
 from zdfs.calls import Trap
-from zdfs.errors import Failure
+from zdfs.errors import Failure, StartError
 from zdfs.link import Link
 from zdfs.volume import Volume
 
@@ -33,10 +35,16 @@ def free_ports(count: int) -> list[int]:
     ports: set[int] = set()
     while len(ports) < count:
         port = 10_000 + secrets.randbelow(20_000)
+        if port in _given:  # to another cluster of this test run
+            continue
         with contextlib.suppress(OSError), socket.socket() as one:
             one.bind(("127.0.0.1", port))
             ports.add(port)
+            _given.add(port)
     return list(ports)
+
+
+_given: set[int] = set()
 
 
 class Cluster:
@@ -58,6 +66,7 @@ class Cluster:
         self.stores = {i: folder / f"data-{i}" for i in range(servers)} | (stores or {})
         self.meta_store = meta_store or folder / "meta"
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self.started: dict[str, float] = {}
         self.mounts: dict[Path, subprocess.Popen[bytes]] = {}
 
     # --- nodes ---------------------------------------------------------------------------------
@@ -68,6 +77,7 @@ class Cluster:
             [str(word) for word in words], stdout=log, stderr=log, stdin=subprocess.DEVNULL
         )
         log.close()
+        self.started[name] = time.monotonic()
 
     def meta_words(self) -> list[str]:
         """The metaserver's command line."""
@@ -123,7 +133,7 @@ class Cluster:
         """What `zdfs status --json` prints; {} when it fails."""
         try:
             return self._ask(admin.status(f"127.0.0.1:{self.meta_port}"))
-        except Failure:
+        except (Failure, StartError):
             return {}
 
     def _ask(self, coroutine: Coroutine[Trap, Any, T]) -> T:
@@ -156,10 +166,23 @@ class Cluster:
 
         def ready() -> bool:
             facts = self.status()
-            states = [server["state"] for server in facts.get("servers", [])]
-            return states == wanted and not facts["note"]
+            servers = facts.get("servers", [])
+            states = [server["state"] for server in servers]
+            return states == wanted and not facts["note"] and all(map(self._news, servers))
 
-        until(ready, deadline_s, f"servers {wanted}")
+        try:
+            until(ready, deadline_s, f"servers {wanted}")
+        except pytest.fail.Exception:
+            print(self.status())
+            print(*(f"{name}: {self.log(name)[-500:]}" for name in self.nodes), sep="\n")
+            raise
+
+    def _news(self, server: dict[str, Any]) -> bool:
+        """Whether what is said of a server was heard from the process that runs now."""
+        started = self.started.get(f"data-{server['slot']}", 0.0)
+        seen = server["last_seen_s"]
+        up = server["state"] != "down"
+        return not up or (seen is not None and time.monotonic() - seen > started + 0.1)
 
     # --- mounts --------------------------------------------------------------------------------
 

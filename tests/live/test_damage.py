@@ -119,8 +119,12 @@ def test_two_of_three_replicas_heal_by_reading(
     for name in ("g1", "g2"):
         until(lambda: _state(cluster, name, 0) == "ok", 20, f"{name} heals")
     if how != "lose":
+        until(lambda: _repaired(cluster) >= 3, 10, "the repairs are reported")
         assert "repaired" in [event["kind"] for event in cluster.status()["events"]]
-        assert sum(one["repaired"] for one in cluster.status()["servers"]) >= 3
+
+
+def _repaired(cluster: Cluster) -> int:
+    return sum(one["repaired"] for one in cluster.status()["servers"])
 
 
 def _state(cluster: Cluster, name: str, replica: int) -> str:

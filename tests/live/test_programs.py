@@ -43,6 +43,7 @@ def shell(where: Path, words: str, timeout_s: float = 100) -> str:
         text=True,
         errors="replace",
         timeout=timeout_s,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
