@@ -19,7 +19,7 @@ PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 	@PYTHON=$(PYTHON) .ci/setup
 
 run: .venv/.ready
-	@exec $(VENV) -m zdfs.up
+	@exec $(VENV) -m zdfs.up $(if $(FAULTS),--faults)
 
 test: check live
 

@@ -218,6 +218,13 @@ class Cut:
     failure: Failure | None = None
 
 
+@dataclass(slots=True)
+class Told:
+    """How many of a file's losses the owner of a descriptor was told of (as Linux's errseq_t)."""
+
+    losses: int
+
+
 @dataclass(eq=False, slots=True)
 class File:
     """An inode that this mount works with."""
@@ -239,7 +246,8 @@ class File:
     abandoned: list[blockmap.Dropped] = field(default_factory=list)
     committing: bool = False
     cut: Cut | None = None  # a truncate underway
-    error: Failure | None = None
+    losses: int = 0  # how often unflushed bytes were lost, for good
+    error: Failure | None = None  # the newest loss
     moved: Condition = field(default_factory=Condition)  # a flight landed, a commit ended
     expected: int = -1  # offset at which a sequential reader goes on
     ahead: int = 0  # prefetched up to this offset

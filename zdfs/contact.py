@@ -51,6 +51,7 @@ class Contact:
         self.map = wire.ClusterMap(0, Epoch(0), ())
         self.map_changed = Condition()
         self.suspects: dict[Slot, float] = {}  # until when
+        self.silent: set[Slot] = set()  # the log has said so
         self.answered: dict[Slot, float] = {}  # when it did last
         self.blocked: dict[Slot, float] = {}  # writes wait for these, since when
         self.waiting_writers = 0
@@ -241,7 +242,8 @@ class Contact:
         """It did not answer in time; it is no news when it has answered somebody since."""
         if self.answered.get(slot, 0.0) > asked:
             return
-        if self.suspects.get(slot, 0.0) <= at:
+        if slot not in self.silent:  # said once, however long it lasts
+            self.silent.add(slot)
             name = addresses.short(self.peer(slot))
             log.warning("dataserver %s does not answer; asking the others first", name)
         self.suspects[slot] = at + limits.SUSPECT_S
@@ -250,6 +252,9 @@ class Contact:
         """It answered."""
         self.answered[slot] = at
         self.suspects.pop(slot, None)
+        if slot in self.silent:
+            self.silent.discard(slot)
+            log.info("dataserver %s answers again", addresses.short(self.peer(slot)))
 
     # --- waiting for a server ------------------------------------------------------------------
 

@@ -10,11 +10,17 @@ from dataclasses import dataclass, field
 
 from zdfs import addresses, blockmap, limits, recovery, wire
 from zdfs.calls import Ask, Peer, call, call_all
-from zdfs.errors import Failure, Posix
+from zdfs.errors import Posix
 from zdfs.ids import Ino, Slot
-from zdfs.wire import Held
+from zdfs.wire import Held, State
 
 MOST_FAULTS = 1000  # more are counted, not kept
+STATES = {
+    Held.OK: "ok",
+    Held.DAMAGED: "damaged",
+    Held.MISSING: "missing",
+    Held.NOT_YET: "missing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,15 @@ async def check(meta: str) -> Report:
     report = Report()
     members = [server.member for server in status.servers]
     for member in members:
+        silent = member.state is State.DOWN
         async for wanted in _duties(peer, member.slot, len(members)):
             report.replicas += len(wanted)
             for chunk in recovery.chunks(wanted):
-                await _ask(peer, status.cluster, member, chunk, report)
+                states = ["down"] * len(chunk)
+                if not silent:  # one time-out is enough
+                    states = await _ask(status.cluster, member, chunk)
+                    silent = states[0] == "down"
+                await _note(peer, member, chunk, states, report)
     return report
 
 
@@ -71,20 +82,19 @@ async def _duties(meta: Peer, slot: Slot, servers: int) -> AsyncIterator[list[wi
         cursor = (stock.ino, stock.page)
 
 
-async def _ask(
-    meta: Peer, cluster: bytes, member: wire.Member, wanted: list[wire.Wanted], report: Report
-) -> None:
+async def _ask(cluster: bytes, member: wire.Member, wanted: list[wire.Wanted]) -> list[str]:
     """What one server says of some versions."""
     check_ = wire.Check(cluster, tuple(wanted))
     (answer,) = await call_all([Ask(Peer(member.address), check_, limits.BULK_TIMEOUT_S)])
     if isinstance(answer, wire.Checked) and len(answer.held) == len(wanted):
-        states = [
-            "ok" if held is Held.OK else "damaged" if held is Held.DAMAGED else "missing"
-            for held in answer.held
-        ]
-    else:
-        assert isinstance(answer, (Failure, wire.Checked))
-        states = ["down"] * len(wanted)
+        return [STATES[held] for held in answer.held]
+    return ["down"] * len(wanted)
+
+
+async def _note(
+    meta: Peer, member: wire.Member, wanted: list[wire.Wanted], states: list[str], report: Report
+) -> None:
+    """Count and keep what is not right, if it still counts."""
     for want, state in zip(wanted, states):
         if state != "ok" and await _still_named(meta, want):
             address = addresses.short(member.address)
@@ -106,7 +116,9 @@ def text(report: Report) -> str:
     """For people."""
     if not report.bad:
         return f"{report.replicas} replicas: all there, all right"
-    lines = [f"{report.replicas} replicas: {report.bad} are not right"]
+    lines = [
+        f"{report.replicas} replicas: {report.bad} missing, damaged or on a server that is down"
+    ]
     for fault in report.faults[:50]:
         lines.append(
             f"  block {fault.block} of inode {fault.ino}: {fault.state} on {fault.address} "

@@ -173,11 +173,10 @@ class Healer:
                 if self.progress:
                     self.say("rebuilt", f"whole again: {self.progress.done} blocks came back")
                 return 0
-            if total == self.lost and self.state is State.SERVING:
-                return total  # said before
             if total == before:
                 if not self.held_up:
-                    self.say("lost", f"{total} blocks are on no other server either")
+                    if total != self.lost:
+                        self.say("lost", f"{total} blocks are on no other server either")
                     return total
                 await sleep(limits.DOWN_S)
             before = total
@@ -185,11 +184,12 @@ class Healer:
             await self._fetch_missing()
 
     def _begin_pass(self, total: int, at: float) -> None:
-        self.state = State.RECOVERING
         self.held_up = False
         if self.progress is None:
             self.progress = recovery.Progress(total, at)
-            log.warning("rebuilding %d blocks from the neighbours", total)
+            if total != self.lost:  # else very likely those that nobody had before
+                self.state = State.RECOVERING
+                log.warning("rebuilding %d blocks from the neighbours", total)
             notify(self.wake)
         self.progress.total = self.progress.done + total
 

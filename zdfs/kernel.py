@@ -50,7 +50,9 @@ log = logging.getLogger("zdfs.kernel")
 
 Callback = Callable[..., int]
 GETATTR = 3  # opcodes of linux/fuse.h: FUSE_GETATTR
-RENAME = frozenset({12, 45})  # FUSE_RENAME, FUSE_RENAME2
+RENAME_IN = {12: 8, 45: 16}  # FUSE_RENAME, FUSE_RENAME2: bytes before their names
+RENAME = frozenset(RENAME_IN)
+FUSE_IN_HEADER = 40  # struct fuse_in_header
 SPLICE = 0b111 << 7  # FUSE_CAP_SPLICE_WRITE, _MOVE, _READ: one more copy than plain reads
 PF_EXITING = 4  # linux/sched.h
 KILL = 1 << (signal.SIGKILL - 1)
@@ -262,6 +264,14 @@ def operation() -> int:
     if buffer is None or not buffer.mem:
         return 0
     return int(ctypes.c_uint32.from_address(buffer.mem + 4).value)
+
+
+def rename_target() -> bytes:
+    """The new name that the kernel's rename request carries (struct fuse_rename_in, then names)."""
+    buffer = here.buffer
+    assert buffer is not None and operation() in RENAME
+    names = buffer.mem + FUSE_IN_HEADER + RENAME_IN[operation()]
+    return ctypes.string_at(names + len(ctypes.string_at(names)) + 1)
 
 
 # --- the mount ---------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ class Membership:
         if refused:
             return self._instructions(request, refused)
         self.reports[request.slot] = cluster.Heard(at, request)
+        self._give_way(request)
         if self.ledger.cluster is None:
             self._found(at, at_ns)
             return self._instructions(request)
@@ -89,6 +90,15 @@ class Membership:
             self._record(request, at, at_ns)
         self._watch(at)
         return self._instructions(request)
+
+    def _give_way(self, report: wire.Report) -> None:
+        """A server is promised to a later metaserver: this one must not change anything more."""
+        server = self.ledger.servers.get(report.slot)
+        known = server is not None and server.uuid == report.uuid
+        if self.granted and known and report.promised > self.ledger.incarnation:
+            self.granted = False
+            log.error("dataserver %d serves a later metaserver: this one gives way", report.slot)
+            notify(self.changed)
 
     def _refusal(self, report: wire.Report) -> str:
         ours = self.ledger.cluster

@@ -321,7 +321,7 @@ class Operations:
 
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """rename, or libfuse putting an open file aside (see above)."""
-        if _hides(new) and self._run(self._volume.is_open(old)):
+        if _hides(new) and self._puts_aside(old, new):
             for handle in [one for one, path in list(self._opened.items()) if path == old]:
                 self._opened[handle] = new
             if kernel.operation() in kernel.RENAME:
@@ -340,6 +340,14 @@ class Operations:
                 self._opened[handle] = moved(path, old, new, swapped)
         with self._learning:
             self._aliases.renamed(old, new, swapped)
+
+    def _puts_aside(self, old: bytes, new: bytes) -> bool:
+        """Whether libfuse hides `old`, rather than a program renames to such a name.  What counts
+        is what libfuse thinks: we may have released a file that it still takes for open."""
+        operation = kernel.operation()
+        if operation in kernel.RENAME:  # the target of some other rename, or the very request
+            return kernel.rename_target() != os.path.basename(new)
+        return operation != 0 or self._run(self._volume.is_open(old))
 
     # --- content -------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from errno import EBADF, EFBIG, EINVAL, EISDIR
 from typing import Any
 
 from zdfs import limits, wire
-from zdfs.cache import File
+from zdfs.cache import File, Told
 from zdfs.calls import Trap, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact, Driver
@@ -42,6 +42,7 @@ class Handle:
 
     file: File
     flags: int
+    told: Told
     outdated: bool = False
 
     @property
@@ -270,7 +271,7 @@ class Volume(Tree):
         self.closed.pop(file.ino, None)
         self.names.learn(attributes, at)
         self._number += 1
-        self.handles[self._number] = Handle(file, flags)
+        self.handles[self._number] = Handle(file, flags, Told(file.losses))
         return self._number
 
     def _file(self, handle: int) -> File:
@@ -293,7 +294,7 @@ class Volume(Tree):
         if found is None or not found.writes:
             raise Posix(EBADF)
         append = bool(found.flags & os.O_APPEND)
-        written = await self.writer.write(found.file, data, None if append else offset)
+        written = await self.writer.write(found.file, data, None if append else offset, found.told)
         self.names.forget_inode(found.file.ino)
         return written
 
@@ -301,11 +302,14 @@ class Volume(Tree):
         """close: everything is stored when this returns."""
         found = self.handles.get(handle)
         if found is not None and found.writes:
-            await self.writer.drain(found.file)
+            await self.writer.drain(found.file, found.told)
 
     async def fsync(self, handle: int) -> None:
         """fsync."""
-        await self.writer.drain(self._file(handle))
+        found = self.handles.get(handle)
+        if found is None:
+            raise Posix(EBADF)
+        await self.writer.drain(found.file, found.told)
 
     async def release(self, handle: int) -> None:
         """The last descriptor of a handle is gone."""

@@ -8,7 +8,7 @@ flights in one commit.  While a server of the ring is down, writes wait for it a
 again each second: puts are idempotent by name, a commit is applied exactly once.
 
 A failure that is an answer (no space, fenced) drops everything unflushed of that file, leaves its
-committed content whole, and is raised once: at the next write, fsync or close.
+committed content whole, and is raised at the next write, fsync or close, once for each handle.
 """
 
 import logging
@@ -18,21 +18,12 @@ from typing import Any
 
 from zdfs import blockmap, checksum, limits, placement, wire
 from zdfs.blockmap import Dropped, MapEntry
-from zdfs.cache import Cut, Dirty, File, Flight, version_of
+from zdfs.cache import Cut, Dirty, File, Flight, Told, version_of
 from zdfs.calls import Condition, clock, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact
-from zdfs.errors import (
-    Failure,
-    Fenced,
-    Interrupted,
-    NoSession,
-    NoSpace,
-    Posix,
-    PutAgain,
-    Unavailable,
-    Unreachable,
-)
+from zdfs.errors import Failure, Fenced, Interrupted, NoSession, NoSpace, Posix, PutAgain
+from zdfs.errors import Unavailable, Unreachable
 from zdfs.ids import BlockNo, Epoch, Name, Slot, Token
 from zdfs.reading import Reader
 
@@ -77,9 +68,9 @@ class Writer:
 
     # --- dirty blocks --------------------------------------------------------------------------
 
-    async def write(self, file: File, data: Buffer, offset: int | None) -> int:
+    async def write(self, file: File, data: Buffer, offset: int | None, told: Told) -> int:
         """Accept bytes; None: append.  Blocks while a server is down or the buffer is full."""
-        self.complain(file)
+        self.complain(file, told)
         await self.contact.wait_for_ring()
         while self.dirty_bytes >= limits.DIRTY_BYTES:
             await self.launch_most()
@@ -94,7 +85,7 @@ class Writer:
                 await self.own(file)
                 # No trap from here until the bytes are in, unless `_put_dirty` says so: others
                 # append, flush and fill the same block meanwhile.
-                self.complain(file)
+                self.complain(file, told)
                 if offset is None and not done:
                     start = file.size
                 if start + len(view) > limits.FILE_BYTES:
@@ -148,11 +139,12 @@ class Writer:
             clean = above.over(clean)
         return clean
 
-    def complain(self, file: File) -> None:
-        """Raise what went wrong since the last call, once."""
-        if file.error is not None:
-            error, file.error = file.error, None
-            raise error
+    def complain(self, file: File, told: Told) -> None:
+        """Raise what was lost since the last call, once for each who has the file open."""
+        if file.losses > told.losses:
+            assert file.error is not None
+            told.losses = file.losses
+            raise file.error
 
     # --- flights -------------------------------------------------------------------------------
 
@@ -405,7 +397,7 @@ class Writer:
                 ]
         self.dirty_bytes -= sum(len(dirty.data) for dirty in file.dirty.values())
         file.dirty.clear()
-        file.error = error
+        file.losses, file.error = file.losses + 1, error
         file.kernel_change = -1  # the kernel's pages have what is lost
         if fenced:
             file.give_up(file.token)
@@ -437,8 +429,9 @@ class Writer:
 
     # --- waiting for it ------------------------------------------------------------------------
 
-    async def drain(self, file: File) -> None:
+    async def drain(self, file: File, told: Told | None = None) -> None:
         """All accepted so far is committed, or the error is raised.  May raise Interrupted."""
+        told = told or Told(file.losses)
         await self.launch_all(file)
         mine = list(file.flights)  # what others write from now on is not waited for
         while any(flight in file.flights for flight in mine):
@@ -448,10 +441,10 @@ class Writer:
             finally:
                 self.contact.waiting_writers -= 1
         for flight in mine:
-            if flight.lost is not None:  # others may have been told before us
-                file.error = None
+            if flight.lost is not None:  # also when another call on this handle has said it
+                told.losses = file.losses
                 raise flight.lost
-        self.complain(file)
+        self.complain(file, told)
 
     async def truncate(self, file: File, size: int) -> None:
         """Cut or grow, after everything that was written before."""

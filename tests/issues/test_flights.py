@@ -9,7 +9,7 @@ from typing import Any
 
 from zdfs import wire
 from zdfs.blockmap import MapEntry, pack_page, unpack_numbered
-from zdfs.cache import File
+from zdfs.cache import File, Told
 from zdfs.calls import Ask, CallAll, Now, Sleep, Spawn, Trap, Wait, notify
 from zdfs.checksum import Seal
 from zdfs.contact import Contact
@@ -151,15 +151,16 @@ class Mount:
         self.reader = Reader(contact)
         self.writer = Writer(contact, self.reader)
         self.file = File(INO, attributes(), 100.0, token=Token(5), pages={PageNo(0): ()})
+        self.told = Told(0)
         self.change = 1
 
     def write(self, data: bytes, offset: int) -> None:
         """Accepted at once."""
-        assert self.hand.start(self.writer.write(self.file, data, offset)).over
+        assert self.hand.start(self.writer.write(self.file, data, offset, self.told)).over
 
     def fsync(self) -> Done:
         """As far as it comes."""
-        return self.hand.start(self.writer.drain(self.file))
+        return self.hand.start(self.writer.drain(self.file, self.told))
 
     def stored(self, count: int | None = None) -> None:
         """All servers (or so many) acknowledge."""
@@ -236,7 +237,7 @@ def test_a_write_waits_for_a_truncate_underway() -> None:
     commit was refused and the write lost, or old bytes came back."""
     mount = Mount()
     cut = mount.hand.start(mount.writer.truncate(mount.file, 4))
-    write = mount.hand.start(mount.writer.write(mount.file, b"22222222", 8))
+    write = mount.hand.start(mount.writer.write(mount.file, b"22222222", 8, mount.told))
     assert not write.over and not mount.file.dirty
     mount.change += 1
     mount.hand.answer(wire.Truncate, wire.Committed(attributes(mount.change, 4)))
@@ -332,3 +333,15 @@ def test_a_change_that_may_have_happened_is_not_made_again() -> None:
     mount.hand.sleep()
     mount.hand.answer(wire.Grant, NoSession("ended"))
     assert isinstance(done.failure, NoSession) and not mount.hand.asked
+
+
+def test_each_who_has_the_file_open_is_told_of_a_loss_once() -> None:
+    """The first close took the error; the other handle's fsync said success for bytes it lost."""
+    mount = Mount()
+    other = Told(0)
+    mount.write(b"1" * 8, 0)
+    mount.hand.start(mount.writer.lose(mount.file, Fenced("passed over")))
+    for told in (mount.told, other):
+        assert isinstance(mount.hand.start(mount.writer.drain(mount.file, told)).failure, Fenced)
+        assert mount.hand.start(mount.writer.drain(mount.file, told)).over
+    assert mount.hand.start(mount.writer.drain(mount.file, Told(mount.file.losses))).failure is None

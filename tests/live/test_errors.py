@@ -85,6 +85,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         (["zdfs-node", "data", "0", "3333", "3333", "5555"], "twice"),
         (["zdfs-node", "data", "0", "3333", "4444", "5555", "--meta", "4444"], "too"),
         (["zdfs-node", "data", "zero", "3333", "4444", "5555"], "index"),
+        (["zdfs-node", "data", "0", "3333", "4444", "5555", "--scrub-rate", "0"], "1 or more"),
         (["zdfs-node", "cook", "2222"], "cook"),
         (["zdfs-node"], "meta|data"),
         (["zdfs"], "COMMAND"),
