@@ -2,6 +2,7 @@
 # make test   everything: check, and the tests on real processes and real mounts
 # make check  what is quick: format, lint, types, storeys, and all tests but live ones
 # make soak   the tests that run for minutes       make bench   how fast it is
+# make sim    simulated clusters under every kind of fault, on SEEDS=20 seeds
 # make format black, over everything               make clean   remove what make made
 #
 # A fresh machine needs python3 and make; .ci/setup gets the rest.  SEED=N repeats a test run.
@@ -12,7 +13,7 @@ VENV := .venv/bin/python
 SOURCES := zdfs tests $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 
-.PHONY: run test check lint live soak bench docs format clean
+.PHONY: run test check lint live sim soak bench docs format clean
 .NOTPARALLEL:
 
 .venv/.ready: setup.cfg .ci/setup
@@ -39,6 +40,9 @@ live: .venv/.ready
 
 soak: .venv/.ready
 	$(PYTEST) -m soak --timeout 3600 tests
+
+sim: .venv/.ready
+	$(VENV) -m tests.sim $(or $(SEEDS),20) $(SEED)
 
 bench: .venv/.ready
 	$(VENV) -m bench

@@ -148,12 +148,15 @@ class Reader:
                 await self._have(wants, file, deadline)
             except (Damaged, Silent) as error:
                 # An old map names what is let go: then even those that are up don't have it.
-                await self.reload(file)
+                current = await self.reload(file)
                 await self.know(file, blocks[0], blocks[-1])
                 same = [want.name for want in self._wants(file, blocks)] == [w.name for w in wants]
-                if same and (isinstance(error, Damaged) or await now() > deadline):
+                proven = current and isinstance(error, Damaged)
+                if same and (proven or await now() > deadline):
                     log.error("read error: %s", error)
                     raise
+                if not current:  # nobody says whether the map has moved: nothing is proven
+                    await sleep(limits.RETRY_S / 4)
                 continue
             found = self._cached(file, blocks)
             if found is not None:
@@ -186,16 +189,17 @@ class Reader:
     def _wants(self, file: File, blocks: list[BlockNo]) -> list[wire.Wanted]:
         return [want for block in blocks if (want := self._want(file, block)) is not None]
 
-    async def reload(self, file: File) -> None:
-        """Forget the map and read it again, if the metaserver answers.  Under our grant it is ours:
-        nothing else moves it."""
+    async def reload(self, file: File) -> bool:
+        """Forget the map and read it again; False: the metaserver doesn't answer.  Under our grant
+        it is ours: nothing else moves it."""
         if file.token:
-            return
+            return True
         found = await self.contact.ask_briefly(wire.GetAttributes(file.ino))
         if found is not None:
             if not file.token:
                 file.pages.clear()
             self.take(file, found.attributes)
+        return found is not None
 
     def _want(self, file: File, block: BlockNo) -> wire.Wanted | None:
         entry = file.entry(block) if file.knows(block) else None

@@ -8,61 +8,35 @@ import random
 
 import pytest
 
-from tests.world.stores import MemoryBlockStore
-from tests.world.world import Cluster, Node, World
-from zdfs import metacheck
-from zdfs.cache import Blocks
-from zdfs.data import Data
+from tests.world.cluster import Cluster
+from tests.world.faults import Faults, Nemesis
+from tests.world.world import World
 from zdfs.errors import Posix
-from zdfs.ids import Slot
-from zdfs.meta import Meta
-from zdfs.wire import State
 
 SEEDS = 12
 STEPS = 80
+KINDS = ("calm", "lossy", "crashing")
 
 
 class Life:
     """One run: operations, a model of what they did, crashes in between."""
 
-    def __init__(self, seed: int, loss: float, crashes: bool):
+    def __init__(self, kind: str, seed: int):
+        loss = 0.0 if kind == "calm" else 0.03
         self.world = World(seed, loss=loss, doubling=loss)
         self.random = random.Random(seed + 1)
         self.cluster = Cluster(self.world)
         self.cluster.mount()
         self.files: dict[bytes, bytes] = {}
-        self.peace = False
-        if crashes:
-            self._nemesis()
+        faults = Faults(crashes=kind == "crashing", lost_disks=0.3, every_s=4.0)
+        self.nemesis = Nemesis(self.cluster, faults, seed + 2)
+        self.nemesis.start()
 
-    def _nemesis(self) -> None:
-        """From time to time a server dies and comes back."""
-
-        def strike() -> None:
-            if self.peace:
-                return
-            victim = self.random.choice([self.cluster.meta, *self.cluster.data])
-            whole = self.whole()
-            if victim.room is not None:
-                victim.crash()
-                if whole and victim is not self.cluster.meta and self.random.random() < 0.3:
-                    self.world.say(f"{victim.address} loses its disk")
-                    slot = Slot(self.cluster.data.index(victim))
-                    uuid = self.random.randbytes(16)
-                    victim.store = MemoryBlockStore(slot, lazy_sync=True, uuid=uuid)
-                self.world.after(self.random.uniform(0.01, 5), victim.restart)
-            self.world.after(self.random.expovariate(1 / 4), strike)
-
-        self.world.after(2.0, strike)
-
-    def whole(self) -> bool:
-        """Whether every server serves, with nothing missing."""
-        meta = self.cluster.meta.room
-        if not isinstance(meta, Meta) or not all(map(_serves, self.cluster.data)):
-            return False
-        return all(m.state is State.SERVING for m in meta.members.map.members) and all(
-            one.reconciled == one.reconcile for one in meta.ledger.servers.values()
-        )
+    def run(self) -> None:
+        """Every step, and the end."""
+        for _ in range(STEPS):
+            self.step()
+        self.end()
 
     def step(self) -> None:
         """One operation."""
@@ -138,48 +112,26 @@ class Life:
 
     def end(self) -> None:
         """Faults stop; everything must heal by itself and be right."""
-        world, cluster = self.world, self.cluster
-        self.peace = True
-        world.loss = world.doubling = 0.0
-        for node in (cluster.meta, *cluster.data):
-            node.restart()
-
-        world.run(self.whole, 300)
-        cluster.volume.reader.blocks = Blocks()
+        self.nemesis.stop()
+        self.cluster.heal()
         for name in list(self.files):
             self.read(name)
-        self._replicas()
-
-    def _replicas(self) -> None:
-        """Every block stands intact on its three servers; the metadata is whole."""
-        store = self.cluster.meta.store
-        with store.read() as read:
-            assert metacheck.whole(read) == []
-        for node in self.cluster.data:
-            self._complete(node)
-
-    def _complete(self, node: Node) -> None:
-        assert isinstance(node.room, Data)
-        survey = node.room.healer._survey()
-        ended: list[int] = []
-        task = self.world.start(survey, None, lambda value, error: ended.append(value))
-        self.world.run(lambda: bool(ended), 60)
-        assert ended == [0] and task, f"{node.address} misses {ended[0]} blocks"
-
-
-def _serves(node: Node) -> bool:
-    """As the server itself knows: what the metaserver heard last may be of its life before."""
-    return isinstance(node.room, Data) and node.room.healer.state is State.SERVING
+        self.cluster.check()
 
 
 @pytest.mark.parametrize("number", range(SEEDS))
-@pytest.mark.parametrize("kind", ["calm", "lossy", "crashing"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_life(kind: str, number: int, seed: int) -> None:
-    life = Life(seed + number, loss=0.0 if kind == "calm" else 0.03, crashes=kind == "crashing")
+    play(kind, seed + number)
+
+
+def play(kind: str, seed: int) -> None:
+    """One run; a failing one prints the end of its story and its command."""
+    life = Life(kind, seed)
     try:
-        for _ in range(STEPS):
-            life.step()
-        life.end()
+        life.run()
     except BaseException:
-        print(f"seed {seed + number}, {kind}:", *life.world.story[-80:], sep="\n")
+        print(*life.world.story[-80:], sep="\n")
+        test = f"tests/sim/test_cluster.py::test_a_life[{kind}-0]"
+        print(f"again: .venv/bin/python -m pytest '{test}' --seed {seed}")
         raise
