@@ -177,6 +177,16 @@ class Cluster:
             print(*(f"{name}: {self.log(name)[-500:]}" for name in self.nodes), sep="\n")
             raise
 
+    def wait_report(self, index: int) -> None:
+        """Until the metaserver has heard from a dataserver what it did up to now."""
+        now = time.monotonic()
+
+        def heard() -> bool:
+            seen = self.status()["servers"][index]["last_seen_s"]
+            return seen is not None and time.monotonic() - seen > now + 0.1
+
+        until(heard, READY_S, f"a report of data-{index}")
+
     def _news(self, server: dict[str, Any]) -> bool:
         """Whether what is said of a server was heard from the process that runs now."""
         started = self.started.get(f"data-{server['slot']}", 0.0)

@@ -178,6 +178,7 @@ def test_an_older_copy_of_its_store(cluster: Cluster, dice: random.Random, runni
         cluster.wait_serving()
     change(mount, truth, dice)
     cluster.unmount(mount)
+    cluster.wait_report(LATE)  # what shows the copy to be old
     cluster.kill(f"data-{LATE}", "data-0", "data-2")
     shutil.rmtree(store)
     copy.rename(store)
