@@ -23,7 +23,7 @@ from tests.sim.processes import (
 )
 from tests.world.cluster import Cluster
 from tests.world.faults import Faults, Nemesis
-from tests.world.world import World
+from tests.world.world import World, told
 from zdfs.errors import Failure
 
 SEEDS = 2
@@ -112,10 +112,5 @@ def test_a_life(kind: str, number: int, seed: int) -> None:
 def play(kind: str, seed: int) -> None:
     """One run; a failing one prints the end of its story and its command."""
     life = Life(kind, seed)
-    try:
+    with told(life.world, f"tests/sim/test_mounts.py::test_a_life[{kind}-0]", seed):
         life.run()
-    except BaseException:
-        print(*life.world.story[-80:], sep="\n")
-        test = f"tests/sim/test_mounts.py::test_a_life[{kind}-0]"
-        print(f"again: .venv/bin/python -m pytest '{test}' --seed {seed}")
-        raise

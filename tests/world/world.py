@@ -15,11 +15,12 @@ are the world's.  What it may do to them, and what they promise under it:
 Time passes only when nothing can run.  The same seed gives the same story.
 """
 
+import contextlib
 import functools
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from zdfs import wire
@@ -219,3 +220,14 @@ class World:
             self.after(ask.timeout_s, late)
         if not trap.asks:
             resume([])
+
+
+@contextlib.contextmanager
+def told(world: World, test: str, seed: int) -> Iterator[None]:
+    """What fails inside prints the end of its story and the command that repeats it."""
+    try:
+        yield
+    except BaseException:
+        print(*world.story[-80:], sep="\n")
+        print(f"again: .venv/bin/python -m pytest '{test}' --seed {seed}")
+        raise
