@@ -2,7 +2,10 @@
 # make test   everything: check, and the tests on real processes and real mounts
 # make check  what is quick: format, lint, types, storeys, and all tests but live ones
 # make soak   the tests that run for minutes       make bench   how fast it is
-# make sim    simulated clusters under every kind of fault, on SEEDS=20 seeds
+# make sim    simulated clusters under every kind of fault, on SEEDS=20 seeds;
+#             make replay SEED=N LIFE=KIND tells a life, make sim-coverage says what they reach
+# make chaos  real faults on real processes, all of them; rewrites their table in docs/TESTING.md
+# make mutants  plants mistakes in a copy and sees a test turn red, ONLY="7 14b" or all
 # make format black, over everything               make clean   remove what make made
 #
 # A fresh machine needs python3 and make; .ci/setup gets the rest.  SEED=N repeats a test run.
@@ -13,11 +16,15 @@ VENV := .venv/bin/python
 SOURCES := zdfs tests $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 
-.PHONY: run test check lint live sim soak bench docs format clean
+.PHONY: run test check lint live sim replay sim-coverage mutants soak chaos bench docs format clean
 .NOTPARALLEL:
 
 .venv/.ready: setup.cfg .ci/setup
 	@PYTHON=$(PYTHON) .ci/setup
+
+# what the live tests run on a mount
+.venv/.programs: .venv/.ready .ci/setup
+	@.ci/setup programs
 
 run: .venv/.ready
 	@exec $(VENV) -m zdfs.up $(if $(FAULTS),--faults)
@@ -26,7 +33,7 @@ test: check live
 
 check: lint
 	$(PYTEST) -q tests/test_house.py
-	$(PYTEST) -q -m "not soak" --ignore tests/live --ignore tests/test_house.py
+	$(PYTEST) -q -n 2 -m "not soak" --ignore tests/live --ignore tests/test_house.py
 
 lint: .venv/.ready
 	$(VENV) -m black -q --check --line-length 100 $(SOURCES) || \
@@ -35,14 +42,30 @@ lint: .venv/.ready
 	$(VENV) -m mypy
 	.venv/bin/lint-imports
 
-live: .venv/.ready
-	$(PYTEST) -m "not soak" tests/live
+live: .venv/.programs
+	$(PYTEST) -q -n 4 --dist loadfile -m "not soak" tests/live
 
-soak: .venv/.ready
+soak: .venv/.programs
 	$(PYTEST) -m soak --timeout 3600 tests
 
+chaos: .venv/.programs
+	rm -rf build/faults
+	$(PYTEST) -q -n $(or $(JOBS),3) --dist loadfile --timeout 1200 tests/live/chaos; \
+	  status=$$?; $(VENV) -m tests.live.chaos.table && exit $$status
+
 sim: .venv/.ready
-	$(VENV) -m tests.sim $(or $(SEEDS),20) $(SEED)
+	$(VENV) -m tests.sim run --seeds $(or $(SEEDS),20) $(if $(SEED),--first $(SEED)) \
+	  $(if $(LIFE),--kind $(LIFE))
+
+# WIRE=1: each message, too
+replay: .venv/.ready
+	@$(VENV) -m tests.sim replay $(SEED) $(if $(LIFE),--kind $(LIFE)) $(if $(WIRE),--wire)
+
+sim-coverage: .venv/.ready
+	$(VENV) -m tests.sim coverage --seeds $(or $(SEEDS),5) $(if $(SEED),--first $(SEED))
+
+mutants: .venv/.ready
+	$(VENV) -m tests.mutants $(ONLY)
 
 bench: .venv/.ready
 	$(VENV) -m bench

@@ -26,6 +26,7 @@ import pytest
 T = TypeVar("T")
 RUN_VARIABLE = "ZDFS_TEST_RUN"
 RUN = f"{os.getpid()}-{secrets.token_hex(8)}"
+DONE = pytest.StashKey[list[str]]()
 LEAK_DEADLINE_S = 5.0  # what was told to end needs a moment
 
 hypothesis.settings.register_profile(
@@ -76,12 +77,35 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"zdfs seed: {config.option.seed} (again: pytest --seed {config.option.seed})"
 
 
+failed = False  # the test that ran last: what it left behind needs no further words
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
+    global failed
+    failed = report.failed if report.when != "teardown" else failed
     if report.failed:
         report.sections.append(("zdfs seed", f"pytest --seed {item.config.option.seed}"))
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says in one line, for the end of pytest's output, what a test did and how much of it."""
+
+    def say(text: str) -> None:
+        request.config.stash.setdefault(DONE, []).append(f"{request.node.name}: {text}")
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = terminalreporter.config.stash.get(DONE, [])
+    if lines:
+        terminalreporter.section("what was done")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture
@@ -167,10 +191,12 @@ def _nothing_left(
         return
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.fail("/dev/fuse can't be opened: live tests need FUSE (modprobe fuse; be root?)")
+    if request.node.get_closest_marker("shared") is not None:
+        yield
+        return
     before = Before(tmp_path_factory.getbasetemp().resolve())
     yield
-    if request.node.get_closest_marker("shared") is None:
-        before.fail_on_leaks()
+    before.fail_on_leaks()
 
 
 @pytest.fixture(scope="session", autouse=True)

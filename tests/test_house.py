@@ -22,19 +22,19 @@ SEAMS = {"broker", "mount", "cli", "link"}  # law 5: these may catch everything
 
 # Law 1: who may import what touches the world.
 STORES = {"store", "blockstore", "index", "replay", "log", "disk"}
-COMMANDS = {"cli", "admin", "up", "describe", "fsck", "corrupt"}
+COMMANDS = {"cli", "admin", "up", "describe", "fsck", "corrupt", "scrub", "watch", "why", "drill"}
+COMMANDS |= {"nodes"}
 DRIVERS = {"broker", "link", "listener"}
-KERNEL = {"mount", "kernel", "workers", "starting"}
+KERNEL = {"mount", "kernel", "insight", "watchers", "workers", "starting"}
 DOORS = {
     "zmq": DRIVERS,
     "lmdb": STORES,
-    "fuse": {"kernel", "mount"},
-    "mfusepy": {"kernel", "mount"},
+    "mfusepy": {"fuse"},
     "msgpack": {"records"},
     "fastcrc": {"checksum"},
     "crcmod": {"checksum"},
     "time": DRIVERS | COMMANDS | STORES | KERNEL,
-    "random": DRIVERS | COMMANDS | {"blockstore"},  # which bits `harm` flips, from a given seed
+    "random": DRIVERS | COMMANDS | {"harming"},  # which bits are flipped, from a given seed
     "secrets": DRIVERS | COMMANDS | STORES,
     "asyncio": set(),
 }

@@ -7,12 +7,14 @@ from typing import Any
 from zdfs import addresses, blockmap, limits, placement, wire
 from zdfs.calls import Ask, Peer, call, call_all, now, sleep
 from zdfs.errors import Posix, StartError, Unreachable
-from zdfs.ids import BlockNo, Slot
-from zdfs.volume import Volume
+from zdfs.ids import BlockNo, Ino, Slot
+from zdfs.paths import PathVolume
 from zdfs.wire import Held, State
 
-POLICY = "all"
-
+POLICIES = {
+    "all": "a write waits while any server is down",
+    "quorum": "a write needs two of a block's three servers, the third is owed it",
+}
 
 # --- is there anybody? -------------------------------------------------------------------------
 
@@ -71,6 +73,7 @@ def facts(found: wire.Status) -> dict[str, Any]:
             "address": ports.get(blocked.slot, "?"),
             "since_s": round(blocked.since_ms / 1000, 1),
             "writers": blocked.writers,
+            "policy": "quorum" if blocked.quorum else "all",
         }
         for mount in found.sessions
         for blocked in mount.blocked
@@ -78,10 +81,22 @@ def facts(found: wire.Status) -> dict[str, Any]:
     return {
         "cluster": found.cluster.hex(),
         "note": found.note,
-        "policy": POLICY,
+        "policy": found.policy.name.lower(),
         "block_size": found.block_bytes,
         "incarnation": found.incarnation,
         "refused": found.refused,
+        "meta_copies": {
+            "needed": found.copies.needed,
+            "members": [
+                {
+                    "slot": one.slot,
+                    "address": ports.get(one.slot, "?"),
+                    "whole": one.whole,
+                    "rounds_behind": one.lag,
+                }
+                for one in found.copies.members
+            ],
+        },
         "writes_blocked": blocked,
         "servers": [_server(one) for one in found.servers],
         "mounts": [f"{mount.host}:{mount.mount}" for mount in found.sessions],
@@ -108,20 +123,31 @@ def _server(one: wire.ServerStatus) -> dict[str, Any]:
         "refused": health.refused,
         "checksum_engine": health.engine,
         "rebuild": None if health.rebuild is None else _rebuild(health.rebuild),
+        "owed": {
+            "replicas": one.owed,
+            "bytes": one.owed_bytes,
+            "since_ns": one.owed_since_ns or None,
+        },
     }
 
 
 def _rebuild(rebuild: wire.Rebuild) -> dict[str, Any]:
     seconds = rebuild.elapsed_ms / 1000
-    rate = rebuild.done / seconds if seconds > 0 else 0.0
-    left = rebuild.total - rebuild.done
+    left, rate = rebuild.total_bytes - rebuild.done_bytes, rebuild.bytes_per_s
     return {
         "done": rebuild.done,
         "total": rebuild.total,
-        "blocks_per_s": round(rate, 1),
-        "bytes_per_s": round(rebuild.done_bytes / seconds) if seconds > 0 else 0,
-        "eta_s": round(left / rate, 1) if rate else None,
+        "done_bytes": rebuild.done_bytes,
+        "total_bytes": rebuild.total_bytes,
+        "blocks_per_s": round(rebuild.done / seconds, 1) if seconds > 0 else 0.0,
+        "bytes_per_s": rate,
+        "eta_s": round(max(0, left) / rate, 1) if rate else None,
     }
+
+
+def moment(at_ns: int) -> str:
+    """A time for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ns / 1e9))
 
 
 def size(count: int) -> str:
@@ -134,20 +160,36 @@ def size(count: int) -> str:
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
 
 
+def _copies_line(shown: dict[str, Any]) -> str:
+    if not shown["needed"]:
+        return "no copies of the metadata: the metaserver's store is the only one"
+    members = [
+        one["address"] + ("" if one["whole"] else " (being filled)") for one in shown["members"]
+    ]
+    return f"copies on dataservers {', '.join(members)}; each change needs {shown['needed']}"
+
+
 def status_text(shown: dict[str, Any], events: int = 8) -> str:
     """The status for people."""
     lines = [f"cluster   {shown['cluster'] or 'not founded yet'}"]
     if shown["note"]:
         lines.append(f"waiting   {shown['note']}")
-    lines.append(f"policy    {shown['policy']}: a write waits while any server is down")
+    lines.append(f"policy    {shown['policy']}: {POLICIES[shown['policy']]}")
     if shown["writes_blocked"]:
         for one in shown["writes_blocked"]:
             lines.append(
                 f"blocked   writes on {one['mount']} wait for dataserver {one['address']} "
                 f"for {one['since_s']} s (writers: {one['writers']})"
+                + (
+                    "; of some block fewer than two of its three servers are left, which policy "
+                    "quorum needs"
+                    if one["policy"] == "quorum"
+                    else ""
+                )
             )
     else:
         lines.append("writes    go through")
+    lines.append(f"names     {_copies_line(shown['meta_copies'])}")
     lines += ["", f"{'slot':>4}  {'address':<22}{'state':<12}{'free':>10}{'blocks':>10}  last seen"]
     for server in shown["servers"]:
         lines += _server_lines(server)
@@ -155,8 +197,7 @@ def status_text(shown: dict[str, Any], events: int = 8) -> str:
     if recent:
         lines += ["", "events"]
         for event in recent:
-            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at_ns"] / 1e9))
-            lines.append(f"  {at}  {event['kind']}: {event['text']}")
+            lines.append(f"  {moment(event['at_ns'])}  {event['kind']}: {event['text']}")
     return "\n".join(lines)
 
 
@@ -174,6 +215,12 @@ def _server_lines(server: dict[str, Any]) -> list[str]:
             f"      rebuilding {job['done']} of {job['total']} blocks, "
             f"{size(job['bytes_per_s'])}/s, done in {eta}"
         )
+    if server["owed"]["replicas"]:
+        owed = server["owed"]
+        lines.append(
+            f"      owed {owed['replicas']} blocks, {size(owed['bytes'])}, "
+            f"since {moment(owed['since_ns'])}: zdfs debts"
+        )
     if server["damaged"]:
         lines.append(f"      damage found {server['damaged']}, repaired {server['repaired']}")
     if "pure" in server["checksum_engine"]:
@@ -183,10 +230,11 @@ def _server_lines(server: dict[str, Any]) -> list[str]:
 
 # --- where -------------------------------------------------------------------------------------
 
+MARKS = {"ok": "", "down": "?", "missing": " missing", "damaged": " damaged", "owed": " owed"}
 STATES = {Held.OK: "ok", Held.MISSING: "missing", Held.NOT_YET: "missing", Held.DAMAGED: "damaged"}
 
 
-async def where(volume: Volume, path: bytes) -> dict[str, Any]:
+async def where(volume: PathVolume, path: bytes) -> dict[str, Any]:
     """Which server holds which replica of which block, as the servers say now.  StartError, in
     words for people: no such file."""
     try:
@@ -226,6 +274,7 @@ async def where(volume: Volume, path: bytes) -> dict[str, Any]:
                 }
             )
     await _check(volume, wanted, blocks)
+    await _mark_owed(volume, attributes.ino, {block["block"]: block for block in blocks})
     return {
         "path": path.decode(errors="surrogateescape"),
         "inode": attributes.ino,
@@ -237,7 +286,7 @@ async def where(volume: Volume, path: bytes) -> dict[str, Any]:
 
 
 async def _check(
-    volume: Volume, wanted: list[tuple[int, wire.Wanted]], blocks: list[dict[str, Any]]
+    volume: PathVolume, wanted: list[tuple[int, wire.Wanted]], blocks: list[dict[str, Any]]
 ) -> None:
     """Fill in what each server says of its replicas."""
     members = volume.contact.map.members
@@ -261,15 +310,29 @@ async def _check(
                         replica["state"] = STATES[held]
 
 
+async def _mark_owed(volume: PathVolume, ino: Ino, blocks: dict[int, dict[str, Any]]) -> None:
+    """Replicas that commits went without, and that aren't there yet, or can't be asked for."""
+    first = BlockNo(0)
+    while True:
+        page = await volume.contact.ask(wire.ListDebts(None, ino, first))
+        for owed in page.items:
+            block = blocks.get(owed.want.name.block)
+            if owed.want.name.ino == ino and block is not None:
+                for replica in block["replicas"]:
+                    if replica["slot"] == owed.slot and replica["state"] in ("missing", "down"):
+                        replica["state"] = "owed"
+        if page.end or page.ino != ino:
+            return
+        first = page.block
+
+
 def where_text(shown: dict[str, Any]) -> str:
     """A row for each server with what it holds and what of that isn't whole."""
     slots: dict[int, dict[int, list[str]]] = {}
     names: dict[int, str] = {}
     for block in shown["blocks"]:
         for one in block["replicas"]:
-            mark = {"ok": "", "down": "?", "missing": " missing", "damaged": " damaged"}[
-                one["state"]
-            ]
+            mark = MARKS[one["state"]]
             cell = slots.setdefault(one["slot"], {}).setdefault(one["replica"], [])
             cell.append(f"{block['block']}{mark}")
             names[one["slot"]] = one["address"]

@@ -48,6 +48,22 @@ def page_of(block: BlockNo) -> tuple[PageNo, int]:
     return PageNo(block // limits.PAGE_BLOCKS), block % limits.PAGE_BLOCKS
 
 
+def whole(offset: int, end: int, size: int, block_bytes: int) -> tuple[BlockNo, BlockNo]:
+    """The blocks (first, and the one behind the last) of which nothing lies outside of
+    offset..end: of a file's last block, what lies beyond its size does not count."""
+    first = -(-offset // block_bytes)
+    stop = -(-end // block_bytes) if end >= size else end // block_bytes
+    return BlockNo(first), BlockNo(max(first, stop))
+
+
+def edges(offset: int, end: int, size: int, block_bytes: int) -> list[tuple[int, int]]:
+    """What else of offset..end the file has bytes in: at most a piece of a block at each side."""
+    first, stop = whole(offset, end, size, block_bytes)
+    last = min(end, size)
+    pieces = [(offset, min(first * block_bytes, last)), (stop * block_bytes, last)]
+    return [(low, high) for low, high in pieces if low < high]
+
+
 def pack_page(entries: Sequence[MapEntry | None]) -> bytes:
     """A page as bytes, trailing holes cut off; b"" when there are only holes."""
     assert len(entries) <= limits.PAGE_BLOCKS

@@ -21,12 +21,12 @@ anything is stored.
 
 import errno
 import os
-import random
 from collections import deque
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from zdfs import checksum, disk, limits, replay, schema
+from zdfs import checksum, disk, harming, limits, replay, schema
+from zdfs.chain import NO_COPIES
 from zdfs.checksum import Buffer, Seal
 from zdfs.disk import log
 from zdfs.errors import Damaged, NoSpace, Posix, StartError, StoreError
@@ -39,7 +39,6 @@ from zdfs.wire import Harm
 
 _INDEX_BYTES = 256  # what a change that waits for a checkpoint may cost in LMDB: entry and copies
 _AMPLE_BYTES = 64 * limits.MIB  # with so much room, one look a round is enough
-_SHOWN_BYTES = 16  # before and after a harmed place
 
 _Live = Generator[tuple[Name, IndexEntry, bytes | None], None, None]
 
@@ -50,7 +49,8 @@ class LogStore:
     StartError: in use, another role's, another slot's or a newer release's.
     """
 
-    def __init__(self, directory: Path, slot: Slot):
+    def __init__(self, directory: Path, slot: Slot, thread: bool = True):
+        """`thread`: rounds are synced by a thread of the store's own; else only by `sync`."""
         disk.make_directory(directory)
         if (directory / "meta").exists():
             raise StartError(f"{directory}: holds the metaserver's store; give another --store")
@@ -71,9 +71,9 @@ class LogStore:
         self._compacting: tuple[int, _Live] | None = None
         self._stuck: set[int] = set()  # segments with a live record that can't be copied
         self._dirty = False
-        self._begin(found, slot)
+        self._begin(found, slot, thread)
 
-    def _begin(self, found: replay.Replayed, slot: Slot) -> None:
+    def _begin(self, found: replay.Replayed, slot: Slot, thread: bool) -> None:
         """The first round of this boot: the state, in a new segment, synced."""
         self._state = found.state or _new_state(slot)
         self._index: Index = found.index
@@ -84,7 +84,7 @@ class LogStore:
             for number in segment_numbers(self._directory)
         }
         self._log = Log(
-            self._files, self._state.uuid, self._boot, Round(found.last + 1), found.opened
+            self._files, self._state.uuid, self._boot, Round(found.last + 1), found.opened, thread
         )
         try:
             self._log.begin_segment(found.next_segment)
@@ -94,7 +94,7 @@ class LogStore:
             self.settle()
             self.checkpoint()
         except StoreError as error:
-            self._abandon()
+            self.abandon()
             raise StartError(f"{self._directory}: can't be written: {error}") from error
 
     # --- rounds --------------------------------------------------------------------------------
@@ -113,6 +113,22 @@ class LogStore:
     def synced(self) -> Round:
         """The newest round on disk with all before it."""
         return self._log.synced
+
+    @property
+    def large(self) -> bool:
+        """The broker's budget of bytes bounds a round."""
+        return False
+
+    def safe(self, synced: bool, change: bool) -> Round:
+        """Replies that promise no disk report nothing that needs one."""
+        return self.synced if synced or change else self.round
+
+    def promise(self, number: Round) -> None:
+        """Every round is synced as soon as it can be."""
+
+    def prepare(self) -> bool:
+        """Nothing is sent anywhere."""
+        return False
 
     def oldest_unsynced_s(self) -> float:
         """For how long the oldest round has been waiting for its sync; 0.0: none is."""
@@ -143,6 +159,10 @@ class LogStore:
         self._log.syncer.drain()
         self._log.check()
 
+    def sync(self) -> None:
+        """Sync every ended round now, where no thread does.  A failure shows at the next call."""
+        self._log.syncer.step()
+
     def settle(self) -> None:
         """Wait until every ended round is synced.  StoreError: one failed."""
         self._log.syncer.wait()
@@ -155,9 +175,10 @@ class LogStore:
             self.checkpoint()
         except StoreError as error:
             log.error("%s: closed after a failure: %s", self._directory, error)
-        self._abandon()
+        self.abandon()
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """Let go at once, as a process that ends: what waited for its sync may be lost."""
         self._log.close()
         self._index.close()
         self._files.close()
@@ -189,9 +210,17 @@ class LogStore:
 
     # --- blocks --------------------------------------------------------------------------------
 
-    def append(self, name: Name, seal: Seal, epoch: Epoch, start: Slot, data: Buffer) -> None:
+    def append(
+        self,
+        name: Name,
+        seal: Seal,
+        epoch: Epoch,
+        start: Slot,
+        data: Buffer,
+        urgent: bool = False,
+    ) -> None:
         """Store a version in this round.  `data` must not change before the round has ended."""
-        self._append(name, seal, epoch, start, data, self._reserve)
+        self._append(name, seal, epoch, start, data, 0 if urgent else self._reserve)
 
     def find(self, name: Name) -> IndexEntry | None:
         """Where a version is; None: not here; Damaged: the index can't say."""
@@ -290,6 +319,8 @@ class LogStore:
         entry = self._index.find(name)
         if entry is None:
             raise Posix(errno.ENOENT, f"block {name.block} of inode {name.ino} is not here")
+        if harm == Harm.STALE:
+            return self._harm_stale(name, entry)
         if harm == Harm.LOSE or not entry.length:
             self.drop([name])
             return 0, b"", b""
@@ -297,16 +328,35 @@ class LogStore:
         self._pending.clear()
         self._room = None
         before = self._stored(entry)
-        after = damage(before, Harm(harm), seed)
+        after = harming.damage(before, Harm(harm), seed)
         fd = os.open(segment_path(self._directory, entry.segment), os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.pwrite(fd, after, entry.offset + RECORD_BYTES)
         finally:
             os.close(fd)
-        at = next(at for at, byte in enumerate(before) if byte != after[at])
-        return at, before[at : at + _SHOWN_BYTES], after[at : at + _SHOWN_BYTES]
+        return harming.shown(before, after)
+
+    def _harm_stale(self, name: Name, entry: IndexEntry) -> tuple[int, bytes, bytes]:
+        """A lost write: what stood here before, under the name of what should.  The index and the
+        record's own seal agree with the bytes, as on a disk that acknowledged and did nothing."""
+        before = self._stored_or_pending(name, entry)
+        self._log.flush()
+        old = harming.older(self._directory, self._state.uuid, name, before)
+        if old is None:
+            raise Posix(
+                errno.ENOENT,
+                f"block {name.block} of inode {name.ino} has no older content on this server: "
+                "write over it first",
+            )
+        seal = checksum.seal(name, old)
+        self._append(name, seal, entry.epoch, entry.start, old, reserve=0)
+        return harming.shown(before, old)
 
     # --- inside --------------------------------------------------------------------------------
+
+    def _stored_or_pending(self, name: Name, entry: IndexEntry) -> bytes:
+        data = self._pending.get(name)
+        return self._stored(entry) if data is None else bytes(data)
 
     def _append(
         self, name: Name, seal: Seal, epoch: Epoch, start: Slot, data: Buffer, reserve: int
@@ -411,36 +461,21 @@ class LogStore:
             disk.sync_directory(self._directory)
 
 
-def damage(before: bytes, harm: Harm, seed: int) -> bytes:
-    """FLIP: 1 to 8 bits within 16 bytes; TRUNCATE: the second half zeroed (or all ones, where that
-    would change nothing)."""
-    after = bytearray(before)
-    if harm == Harm.TRUNCATE:
-        half = len(before) // 2
-        after[half:] = bytes(len(before) - half)
-        if after == before:
-            after[half:] = b"\xff" * (len(before) - half)
-        return bytes(after)
-    dice = random.Random(seed)
-    first = dice.randrange(len(before)) * 8
-    bits = range(first, min(first + _SHOWN_BYTES * 8, len(before) * 8))
-    for bit in dice.sample(bits, min(len(bits), dice.randint(1, 8))):
-        after[bit // 8] ^= 1 << bit % 8
-    return bytes(after)
-
-
 def _new_state(slot: Slot) -> DataState:
     return DataState(
         format=schema.DATA_FORMAT,
         uuid=os.urandom(16),
         cluster=b"",
         slot=slot,
+        block_bytes=0,
         life=0,
         promised=Incarnation(0),
         served_incarnation=Incarnation(0),
         served_round=Round(0),
         reconciled=0,
+        wanted=0,
         dropped=0,
         damaged=0,
         repaired=0,
+        copies=NO_COPIES,
     )

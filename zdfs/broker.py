@@ -7,8 +7,8 @@ or done, ends the store's round (one commit for all of them) and sends the repli
 synced.  It knows no operation by name: the *room* (metaserver or dataserver) brings the handlers.
 
 Rules:
-- A reply leaves only when the round it reports on is synced.  A failed store sends nothing and
-  stops the node (StoreError).
+- A reply leaves only when the round it reports on is as safe as it must be (`RoundStore.safe`).
+  A failed store sends nothing and stops the node (StoreError).
 - A request that is still parked when it comes again keeps its one handler and answers the newest
   sender.  A parked request whose sender gave up is closed: its remaining time ran out, or the next
   change came in its slot.
@@ -30,7 +30,7 @@ import zmq
 from zdfs import addresses, limits, wire
 from zdfs.calls import CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
 from zdfs.errors import BadMessage, Failure, StartError, StoreError, Unavailable, Unreachable
-from zdfs.ids import Session
+from zdfs.ids import Round, Session
 from zdfs.listener import Listener
 from zdfs.pending import Pending, Timers
 from zdfs.ports import Caller, Room, RoundStore
@@ -49,12 +49,14 @@ Key = tuple[bytes, int, int]
 
 
 class Task:
-    """A coroutine being driven; `caller` is None for background tasks."""
+    """A coroutine being driven for a room; `caller` is None for background tasks."""
 
-    __slots__ = ("coroutine", "caller", "message", "deadline", "name", "turn")
+    __slots__ = ("coroutine", "caller", "message", "deadline", "name", "turn", "room")
 
-    def __init__(self, coroutine: Coroutine[Trap, Any, Any], caller: Caller | None, name: str):
-        self.coroutine, self.caller, self.name = coroutine, caller, name
+    def __init__(
+        self, coroutine: Coroutine[Trap, Any, Any], caller: Caller | None, name: str, room: Room
+    ):
+        self.coroutine, self.caller, self.name, self.room = coroutine, caller, name, room
         self.message: wire.Message | None = None
         self.deadline = float("inf")
         self.turn = 0  # counts resumptions: a timer of an earlier park is void
@@ -76,6 +78,17 @@ class Calls:
         self.missing -= 1
         if not self.missing:
             self.resume(self.answers)
+
+
+class Waiting(NamedTuple):
+    """A reply that waits for its round."""
+
+    needed: int
+    synced: bool
+    change: bool
+    deadline: float  # its sender gave up
+    address: bytes
+    frames: list[Any]
 
 
 class Call(NamedTuple):
@@ -113,7 +126,7 @@ class Broker:
         self.timers = Timers()
         self.ready: collections.deque[tuple[Task, Any, Failure | None]] = collections.deque()
         self.running: dict[Key, Task] = {}
-        self.waiting: collections.deque[tuple[int, bytes, list[Any]]] = collections.deque()
+        self.waiting: list[Waiting] = []
         self.stopping = os.eventfd(0, os.EFD_NONBLOCK)
         self.poller.register(self.stopping, zmq.POLLIN)
         self.stopped = False
@@ -126,14 +139,19 @@ class Broker:
         os.eventfd_write(self.stopping, 1)
 
     def serve(self, room: Room, store: RoundStore) -> None:
-        """Until stopped.  Raises StoreError when the store failed, StartError when refused."""
+        """Until stopped, or the room has ended.  Raises StoreError when the store failed,
+        StartError when refused."""
+        if self.room is None:
+            self.timers.at(time.monotonic(), self._watch_memory)
+            if (number := store.fileno()) is not None:
+                self.poller.register(number, zmq.POLLIN)
+        for task in list(self.running.values()):
+            self._close(task)
+        self.waiting.clear()
         self.room, self.store = room, store
-        if (number := store.fileno()) is not None:
-            self.poller.register(number, zmq.POLLIN)
         for name, coroutine in room.tasks():
-            self.ready.append((Task(coroutine, None, name), None, None))
-        self._watch_memory()
-        while not self.stopped:
+            self.ready.append((Task(coroutine, None, name, room), None, None))
+        while not self.stopped and not room.ended:
             self.turn(self._patience())
 
     def close(self) -> None:
@@ -166,20 +184,29 @@ class Broker:
                 self._drain_dealer(peer, dealer)
         for act in self.timers.due(time.monotonic()):
             act()
-        while self.ready:
-            self._step(*self.ready.popleft())
+        self._run_ready()
         if self.store.dirty:
+            if self.store.prepare():  # who sends it must be first; nothing else is ready now
+                self._run_ready()
             self.store.end_round()
         if self.store.fileno() in events:
             self.store.woken()
         self._send_replies()
+
+    def _run_ready(self) -> None:
+        while self.ready:
+            task, value, error = self.ready.popleft()
+            if task.room is self.room:
+                self._step(task, value, error)
+            else:  # of a room that has ended
+                task.coroutine.close()
 
     # --- requests ------------------------------------------------------------------------------
 
     def _drain_router(self) -> None:
         taken = 0
         for _ in range(BUDGET):
-            if taken > BUDGET_BYTES:
+            if taken > BUDGET_BYTES or self.store.large:
                 return
             try:
                 address, *frames = self.listener.router.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -235,7 +262,7 @@ class Broker:
             return
         if parked is not None:  # its sender has gone on to the next change
             self._close(parked)
-        task = Task(handler(message, caller), caller, type(message).__name__)
+        task = Task(handler(message, caller), caller, type(message).__name__, self.room)
         task.message, task.deadline = message, deadline
         self.running[_key(caller)] = task
         self._step(task, None, None)
@@ -276,22 +303,23 @@ class Broker:
             self.store.synced,
         )
         # An unsynced round may hold what this reply reports, also when another request made it.
-        synced = reply.durability is wire.Durability.SYNCED or self.store.fileno() is None
-        needed = self.store.round if synced else 0
-        if synced and not self.store.dirty:
-            needed = max(0, self.store.round - 1)
-        self.waiting.append((needed, caller.address, wire.encode_reply(reply_head, reply)))
+        synced = reply.durability is wire.Durability.SYNCED
+        needed = self.store.round if self.store.dirty else Round(max(0, self.store.round - 1))
+        if synced:
+            self.store.promise(needed)
+        until = time.monotonic() + min(head.remaining_ms / 1000, limits.PATIENCE_S) + GRACE_S
+        change, frames = head.slot != wire.NO_SLOT, wire.encode_reply(reply_head, reply)
+        self.waiting.append(Waiting(needed, synced, change, until, caller.address, frames))
 
     def _send_replies(self) -> None:
         assert self.room is not None
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            if one.needed <= self.store.safe(one.synced, one.change):
+                self._send(one.address, one.frames)
+            elif one.deadline > time.monotonic():
+                self.waiting.append(one)
         synced = self.store.synced
-        later = []
-        for needed, address, frames in self.waiting:
-            if needed > synced:
-                later.append((needed, address, frames))
-            else:
-                self._send(address, frames)
-        self.waiting = collections.deque(later)
         pushes, self.room.pushes[:] = list(self.room.pushes), []
         for address, session, push in pushes:
             head = wire.ReplyHead(session, wire.NO_SLOT, 0, 0, self.room.incarnation, synced)
@@ -334,7 +362,7 @@ class Broker:
                 value = time.time_ns() if trap.wall else time.monotonic()
                 continue
             if isinstance(trap, Spawn):
-                self.ready.append((Task(trap.coroutine, None, trap.name), None, None))
+                self.ready.append((Task(trap.coroutine, None, trap.name, task.room), None, None))
                 value = None
                 continue
             self._park(task, trap)

@@ -1,48 +1,75 @@
 """What a mount remembers, and for how long: pure data structures, told the time.
 
     Names    (parent, name) -> inode and inode -> attributes; at most `life_s` old
-    Aliases  names of files with several, as the kernel knows them
     Blocks   block versions: immutable, so never stale; bounded by bytes, the oldest go
     Dirty    the unflushed bytes of one block
     Flight   blocks on their way to the dataservers and into the map
-    Cut      a truncate on its way to the metaserver
+    Cut      a truncate or a punched hole on its way to the metaserver
     File     everything known of one inode that is open, dirty or granted here
 
 A block's newest bytes are in the first of these that has it: `dirty`, the flights from the newest
 to the oldest, then the version that the map names.
 """
 
-import stat
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from zdfs import blockmap, limits
+from zdfs.absent import Xattrs
 from zdfs.blockmap import MapEntry, Page
 from zdfs.calls import Condition
 from zdfs.checksum import Buffer
 from zdfs.errors import Failure
-from zdfs.ids import BlockNo, Ino, Name, PageNo, Slot, Token, Version
+from zdfs.ids import ROOT, BlockNo, Ino, Name, PageNo, Slot, Token, Version
 from zdfs.wire import Ack, Attributes
 
 
 class Names:
-    """Names and attributes, each with the time it was learnt."""
+    """Names and attributes, each with the time it was learnt, and how long each is believed."""
 
-    def __init__(self, life_s: float = limits.CACHE_S / 2):
-        self.life_s = life_s
+    def __init__(
+        self, name_life_s: float = limits.CACHE_S / 2, attribute_life_s: float = limits.CACHE_S / 2
+    ):
+        self.name_life_s, self.attribute_life_s = name_life_s, attribute_life_s
         self._names: OrderedDict[tuple[Ino, bytes], tuple[Ino, float]] = OrderedDict()
         self._attributes: OrderedDict[Ino, tuple[Attributes, float]] = OrderedDict()
+        self.xattrs = Xattrs(attribute_life_s)
+        self._spoilt: dict[Ino, float] = {}  # directories: names learnt before are not believed
+        self._places: dict[Ino, tuple[Ino, bytes]] = {}  # the name each was last learnt under
+        self._inside: dict[Ino, dict[bytes, None]] = {}  # the names of a directory
 
     def find(self, parent: Ino, name: bytes, now: float) -> Ino | None:
         """The inode under a name, if that is fresh knowledge."""
         found = self._names.get((parent, name))
-        return found[0] if found and now - found[1] < self.life_s else None
+        if found is None or now - found[1] >= self.name_life_s:
+            return None
+        return found[0] if found[1] > self._spoilt.get(parent, float("-inf")) else None
+
+    def last_place(self, ino: Ino) -> bytes | None:
+        """The path that an inode was last found under, however long ago."""
+        names: list[bytes] = []
+        while ino != ROOT:
+            place = self._places.get(ino)
+            if place is None or len(names) > limits.PATH_BYTES:
+                return None
+            ino, name = place
+            names.append(name)
+        return b"/" + b"/".join(reversed(names))
+
+    def place(self, ino: Ino) -> tuple[Ino, bytes] | None:
+        """The name that an inode was last learnt under."""
+        return self._places.get(ino)
+
+    def names_in(self, parent: Ino, since: float) -> list[bytes]:
+        """The names of a directory that were learnt after a time."""
+        inside = self._inside.get(parent, {})
+        return [name for name in inside if self._names[parent, name][1] > since]
 
     def attributes(self, ino: Ino, now: float) -> Attributes | None:
         """An inode's attributes, if they are fresh."""
         found = self._attributes.get(ino)
-        return found[0] if found and now - found[1] < self.life_s else None
+        return found[0] if found and now - found[1] < self.attribute_life_s else None
 
     def last_known(self, ino: Ino) -> Attributes | None:
         """An inode's attributes, however old."""
@@ -54,6 +81,7 @@ class Names:
         known = self._attributes.get(attributes.ino)
         if known is None or known[0].change <= attributes.change:
             self._attributes[attributes.ino] = (attributes, now)
+            self.xattrs.learn(attributes, now)
             self._attributes.move_to_end(attributes.ino)
             if len(self._attributes) > limits.NAMES_CACHED:
                 self._attributes.popitem(last=False)
@@ -61,23 +89,56 @@ class Names:
     def enter(self, parent: Ino, name: bytes, attributes: Attributes, now: float) -> None:
         """A name and what it leads to."""
         self.learn(attributes, now)
-        self._names[parent, name] = (attributes.ino, now)
-        self._names.move_to_end((parent, name))
+        place = (parent, name)
+        self._names[place] = (attributes.ino, now)
+        self._names.move_to_end(place)
+        self._places[attributes.ino] = place
+        self._inside.setdefault(parent, {})[name] = None
         if len(self._names) > limits.NAMES_CACHED:
-            self._names.popitem(last=False)
+            self.forget(*next(iter(self._names)))
 
     def forget(self, parent: Ino, name: bytes) -> None:
         """A name is gone or leads elsewhere."""
-        self._names.pop((parent, name), None)
+        found = self._names.pop((parent, name), None)
+        if found is None:
+            return
+        if self._places.get(found[0]) == (parent, name):
+            del self._places[found[0]]
+        del self._inside[parent][name]
+        if not self._inside[parent]:
+            del self._inside[parent]
+
+    def spoil(self, ino: Ino, now: float) -> Attributes | None:
+        """Somebody else has changed an inode; what we knew of it until now."""
+        known = self._attributes.pop(ino, None)
+        self.xattrs.forget(ino)
+        self._spoilt.pop(ino, None)
+        self._spoilt[ino] = now
+        if len(self._spoilt) > limits.NAMES_CACHED:
+            del self._spoilt[next(iter(self._spoilt))]
+        return known[0] if known else None
+
+    def spoilt(self, ino: Ino, now: float) -> bool:
+        """Whether somebody else has changed an inode so lately that a kernel may have passed over
+        what it was told since: it does, of what it asked for before it was made to forget."""
+        return now - self._spoilt.get(ino, float("-inf")) < limits.CACHE_S
 
     def forget_inode(self, ino: Ino) -> None:
         """Attributes have changed in a way we weren't told."""
+        self.written(ino)
+        self.xattrs.forget(ino)
+
+    def written(self, ino: Ino) -> None:
+        """Size and times are others now; whoever may do what is as before."""
         self._attributes.pop(ino, None)
 
     def clear(self) -> None:
         """Forget everything."""
         self._names.clear()
         self._attributes.clear()
+        self._places.clear()
+        self._inside.clear()
+        self.xattrs.clear()
 
 
 class Blocks:
@@ -106,47 +167,6 @@ class Blocks:
 
     def __contains__(self, name: Name) -> bool:
         return name in self._blocks
-
-
-def moved(path: bytes, old: bytes, new: bytes, swapped: bool) -> bytes:
-    """A path after a rename of itself or of a directory above it."""
-    for before, after in ((old, new), (new, old)) if swapped else ((old, new),):
-        if path == before or path.startswith(before + b"/"):
-            return after + path[len(before) :]
-    return path
-
-
-class Aliases:
-    """Names of files with several, and when the kernel last learnt the attributes there."""
-
-    def __init__(self, life_s: float):
-        self._life_s = life_s
-        self._seen: OrderedDict[int, dict[bytes, float]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._seen)
-
-    def learnt(self, found: Attributes, path: bytes, now: float) -> None:
-        """The kernel has asked for the attributes at a path."""
-        if stat.S_ISDIR(found.mode) or (found.nlink < 2 and found.ino not in self._seen):
-            return
-        self._seen[found.ino] = {**self._fresh(found.ino, now), path: now}
-        self._seen.move_to_end(found.ino)
-        while max(next(iter(self._seen.values())).values()) < now - self._life_s:
-            self._seen.popitem(last=False)
-
-    def _fresh(self, ino: int, now: float) -> dict[bytes, float]:
-        seen = self._seen.get(ino, {})
-        return {path: at for path, at in seen.items() if at > now - self._life_s}
-
-    def renamed(self, old: bytes, new: bytes, swapped: bool) -> None:
-        """Paths have changed."""
-        for ino, seen in self._seen.items():
-            self._seen[ino] = {moved(path, old, new, swapped): at for path, at in seen.items()}
-
-    def others(self, ino: int, path: bytes | None, now: float) -> list[bytes]:
-        """Names at which the kernel may still remember attributes, but this one."""
-        return [other for other in self._fresh(ino, now) if other != path]
 
 
 @dataclass(eq=False, slots=True)
@@ -203,7 +223,8 @@ class Flight:
     size: int = 0  # how far its blocks reach
     entries: dict[BlockNo, MapEntry] = field(default_factory=dict)
     acks: dict[Slot, Ack] = field(default_factory=dict)
-    stored: bool = False  # on all replicas
+    owed: frozenset[Slot] = frozenset()  # it goes without these (policy quorum)
+    stored: bool = False  # on all replicas but those
     landing: bool = False  # a commit that names it is underway: whether it counts is not known
     lost: Failure | None = None  # it never will be committed
     bytes: int = 0
@@ -211,9 +232,8 @@ class Flight:
 
 @dataclass(eq=False, slots=True)
 class Cut:
-    """A truncate underway."""
+    """A change of the map that is no write, underway."""
 
-    size: int
     done: bool = False
     failure: Failure | None = None
 
@@ -223,6 +243,7 @@ class Told:
     """How many of a file's losses the owner of a descriptor was told of (as Linux's errseq_t)."""
 
     losses: int
+    broken: Failure | None = None  # every call fails so, for good: a lock was lost
 
 
 @dataclass(eq=False, slots=True)
@@ -238,6 +259,7 @@ class File:
     token: Token = Token(0)  # 0: no grant
     void: Token = Token(0)  # the newest that was given back or lost: never taken up again
     number: int = 0  # of the last commit
+    granted_at: float = 0.0
     recalled: bool = False
     size: int = 0  # with what is unflushed
     mtime_ns: int | None = None  # of unflushed writes
@@ -245,7 +267,7 @@ class File:
     flights: deque[Flight] = field(default_factory=deque)
     abandoned: list[blockmap.Dropped] = field(default_factory=list)
     committing: bool = False
-    cut: Cut | None = None  # a truncate underway
+    cut: Cut | None = None  # a truncate or the like underway: no write meanwhile
     losses: int = 0  # how often unflushed bytes were lost, for good
     error: Failure | None = None  # the newest loss
     moved: Condition = field(default_factory=Condition)  # a flight landed, a commit ended
@@ -311,10 +333,25 @@ class File:
         if not self.busy:
             return self.attributes
         known = self.attributes
+        known = known._replace(size=self.size, stored=max(known.stored, self._filled()))
         if self.mtime_ns is None:
-            return known._replace(size=self.size)
+            return known
         ctime = max(known.ctime_ns, self.mtime_ns)  # a write moves both
-        return known._replace(size=self.size, mtime_ns=self.mtime_ns, ctime_ns=ctime)
+        return known._replace(mtime_ns=self.mtime_ns, ctime_ns=ctime)
+
+    def unflushed_blocks(self) -> set[BlockNo]:
+        """Blocks with unflushed bytes."""
+        return set(self.dirty).union(*(flight.blocks for flight in self.flights))
+
+    def _filled(self) -> int:
+        """Bytes stored once all is flushed: who sees no blocks in a file takes it for empty (tar
+        does).  What isn't known of the map counts as holes."""
+        filling = sum(
+            len(next(self.unflushed(block)).data)
+            for block in self.unflushed_blocks()
+            if not (self.knows(block) and self.entry(block))
+        )
+        return min(self.attributes.stored + filling, self.size)
 
 
 def version_of(flight: Flight, block: BlockNo) -> Version:

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import os
@@ -14,12 +13,14 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from zdfs import __version__, addresses, admin, checksum, fsck, kernel, limits, starting, wire
+from zdfs import __version__, addresses, admin, checksum, drill, findings, fsck, impact, kernel
+from zdfs import limits, metacommand, owing, progress, scrub, starting, succession, visiting, watch
+from zdfs import why, wire
 from zdfs.blockstore import LogStore
 from zdfs.broker import Broker
 from zdfs.calls import Peer, call
@@ -27,15 +28,22 @@ from zdfs.corrupt import corrupt as harm_replica
 from zdfs.data import Data
 from zdfs.errors import Failure, StartError, StoreError
 from zdfs.ids import Slot
-from zdfs.ledger import Ledger, founded_block_bytes
+from zdfs.insight import Insight
 from zdfs.link import Link
-from zdfs.meta import Meta
 from zdfs.mount import Settings
 from zdfs.mount import mount as serve_mount
-from zdfs.store import LmdbStore
+from zdfs.recovery import Rates
+from zdfs.store import sound_store
+from zdfs.visiting import meta_of
 from zdfs.volume import Volume
 
-META = "2222"
+FSCK = """Compare metadata, block maps and what every dataserver holds.  Without --repair
+nothing is changed.
+
+exit status
+  0  everything is in its place
+  1  something is not, and nothing is lost: it heals by itself or by --repair
+  2  content or metadata is lost, or not everything could be looked at (which is said)"""
 log = logging.getLogger("zdfs")
 
 
@@ -111,16 +119,38 @@ def _node(arguments: Sequence[str]) -> int:
         "--block-size", type=int, metavar="BYTES",
         help=f"settled when the cluster is founded; a power of two ({limits.BLOCK_BYTES})",
     )  # fmt: skip
+    meta.add_argument(
+        "--session-life", type=float, default=limits.SESSION_S, metavar="S",
+        help="a mount that is silent for so long has ended: others may write what it was writing, "
+        f"what it had not flushed is void ({limits.SESSION_S:g})",
+    )  # fmt: skip
+    meta.add_argument(
+        "--meta-copies", type=int, default=limits.META_COPIES, metavar="N",
+        help="so many dataservers have each change of names before it is answered; settled when "
+        f"the cluster is founded ({limits.META_COPIES})",
+    )  # fmt: skip
     meta.add_argument("--replicas", type=int, help=f"{limits.REPLICAS}, nothing else yet")
     data = kinds.add_parser("data", help="a dataserver: zdfs-node data INDEX PORT PORT PORT ...")
     data.add_argument("index", type=int, help="which of the ports is this server's; from 0")
     data.add_argument(
         "ports", nargs="+", help="every dataserver's PORT or HOST:PORT, in ring order"
     )
-    data.add_argument("--meta", default=META, metavar="ADDR", help=f"the metaserver ({META})")
+    data.add_argument(
+        "--meta", default=visiting.META, metavar="ADDR", help=f"the metaserver ({visiting.META})"
+    )
     data.add_argument(
         "--scrub-rate", type=int, default=limits.SCRUB_BYTES_PER_S, metavar="BYTES",
         help=f"read and verify so many stored bytes a second ({limits.SCRUB_BYTES_PER_S})",
+    )  # fmt: skip
+    data.add_argument(
+        "--scrub-period", type=float, default=limits.SCRUB_PERIOD_S, metavar="S",
+        help=f"faster, if need be, so that all is read every so many seconds "
+        f"({limits.SCRUB_PERIOD_S:.0f})",
+    )  # fmt: skip
+    data.add_argument(
+        "--rebuild-rate", type=int, default=0, metavar="BYTES",
+        help="copy at most so many bytes a second back to a lost disk (0: no limit; while others "
+        "work, a rebuild rests as long as it works)",
     )  # fmt: skip
     for one in (meta, data):
         one.add_argument(
@@ -157,19 +187,22 @@ def _run_meta(chosen: argparse.Namespace) -> int:
             f"--block-size {block_bytes}: a power of two from {limits.BLOCK_BYTES_MIN} to "
             f"{limits.BLOCK_BYTES_MAX}"
         )
+    if chosen.session_life < limits.SESSION_MIN_S:
+        raise StartError(
+            f"--session-life {chosen.session_life:g}: mounts speak once a second, so at least "
+            f"{limits.SESSION_MIN_S:g}"
+        )
     if chosen.replicas not in (None, limits.REPLICAS):
         raise StartError(f"--replicas {chosen.replicas}: this release keeps {limits.REPLICAS}")
-    with closing(Broker(address)) as broker, closing(LmdbStore(_store(chosen, address))) as store:
-        founded = founded_block_bytes(store)
-        if founded and chosen.block_size not in (None, founded):
-            raise StartError(
-                f"--block-size {chosen.block_size}: the cluster was founded with {founded}; "
-                "leave the option out"
-            )
-        ledger = Ledger(store, os.urandom(16))
+    if not 0 <= chosen.meta_copies <= limits.COPIES:
+        raise StartError(f"--meta-copies {chosen.meta_copies}: 0 to {limits.COPIES}")
+    settings = succession.Settings(
+        block_bytes, chosen.block_size is not None, chosen.faults, chosen.session_life,
+        chosen.meta_copies,
+    )  # fmt: skip
+    with closing(Broker(address)) as broker:
         _stop_on_signals(broker)
-        log.info("metaserver %s, incarnation %d", addresses.short(address), ledger.incarnation)
-        broker.serve(Meta(ledger, founded or block_bytes, chosen.faults), store)
+        succession.serve(broker, _store(chosen, address), settings)
     return 0
 
 
@@ -177,6 +210,12 @@ def _run_data(chosen: argparse.Namespace) -> int:
     ring = tuple(addresses.parse(port) for port in chosen.ports)
     if chosen.scrub_rate < 1:
         raise StartError(f"--scrub-rate {chosen.scrub_rate}: 1 or more bytes a second")
+    if chosen.rebuild_rate < 0:
+        raise StartError(f"--rebuild-rate {chosen.rebuild_rate}: bytes a second, 0 for no limit")
+    if chosen.scrub_period < limits.SCRUB_PERIOD_MIN_S:
+        least = f"at least {limits.SCRUB_PERIOD_MIN_S:g}"
+        raise StartError(f"--scrub-period {chosen.scrub_period:g}: seconds, {least}")
+    rates = Rates(chosen.scrub_rate, chosen.scrub_period, chosen.rebuild_rate)
     if len(ring) < limits.SERVERS_MIN:
         raise StartError(
             f"{len(ring)} ports given: name every dataserver's port, {limits.SERVERS_MIN} or more"
@@ -191,10 +230,11 @@ def _run_data(chosen: argparse.Namespace) -> int:
     with (
         closing(Broker(address)) as broker,
         closing(LogStore(_store(chosen, address), slot)) as store,
+        closing(sound_store(_store(chosen, address) / "copy")) as copy,
     ):
         _stop_on_signals(broker)
         log.info("dataserver %s, slot %d of %d", addresses.short(address), slot, len(ring))
-        broker.serve(Data(store, slot, ring, meta, chosen.faults, chosen.scrub_rate), store)
+        broker.serve(Data(store, slot, ring, meta, chosen.faults, rates, copy), store)
     return 0
 
 
@@ -209,6 +249,19 @@ def _mount(arguments: Sequence[str]) -> int:
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("--log", type=Path, metavar="FILE", help="default: stderr (with -f)")
     parser.add_argument("-o", action="append", default=[], metavar="OPT,...", help="FUSE options")
+    parser.add_argument(
+        "--attr-timeout", type=_timeout, default=limits.CACHE_S, metavar="S",
+        help="attributes that another mount changed are seen after so many seconds (1); "
+        "0: at once, each stat asks the metaserver",
+    )  # fmt: skip
+    parser.add_argument(
+        "--entry-timeout", type=_timeout, default=limits.CACHE_S, metavar="S",
+        help="names likewise (1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--watchers", action="store_true",
+        help="wake inotify watchers here when another mount changes what they watch",
+    )  # fmt: skip
     parser.add_argument("--herald", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     meta = addresses.parse(chosen.meta)
@@ -231,6 +284,14 @@ def _mount(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _timeout(text: str) -> float:
+    """Seconds; what a file system may keep in memory is not older than a day."""
+    seconds = float(text)
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text}: seconds, from 0 to 86400")
+    return seconds
+
+
 def _myself() -> list[str]:
     code = "import sys; from zdfs import cli; sys.argv[0] = 'zdfs-mount'; sys.exit(cli.mount())"
     return [sys.executable, "-P", "-c", code]
@@ -240,7 +301,8 @@ def _serve_mount(
     chosen: argparse.Namespace, directory: Path, meta: str, data: list[str], herald: starting.Herald
 ) -> None:
     link = Link(kernel.interrupted, kernel.dying)
-    volume = Volume(meta, os.fsencode(directory).decode(errors="replace"), link)
+    shown = os.fsencode(directory).decode(errors="replace")
+    volume = Volume(meta, shown, link, chosen.attr_timeout, chosen.entry_timeout)
     try:
         if chosen.herald is not None:  # somebody waits for a word; -f alone waits for the cluster
             link.run(admin.find_meta(meta, limits.MOUNT_TRIES_S))
@@ -252,7 +314,10 @@ def _serve_mount(
             raise StartError(f"the cluster's dataservers are {shown}: name these, or none")
         link.attend(volume, Peer(meta))
         options = tuple(option for text in chosen.o for option in text.split(","))
-        settings = Settings(source=meta, options=options, ready=herald.ready)
+        settings = Settings(
+            meta, options, chosen.attr_timeout, chosen.entry_timeout, chosen.watchers,
+            ready=herald.ready, insight=Insight(volume, link),
+        )  # fmt: skip
         serve_mount(directory, volume, link.run, settings)
         link.run(volume.stop())
     finally:
@@ -260,6 +325,14 @@ def _serve_mount(
 
 
 # --- zdfs-corrupt and zdfs ---------------------------------------------------------------------
+
+
+HARMS = {
+    "flip": "some bits of its stored bytes (the default)",
+    "truncate": "the second half of its stored bytes",
+    "lose": "the server forgets it",
+    "stale": "the block's content before the last write, as if that had never reached the disk",
+}
 
 
 def _corrupt(arguments: Sequence[str]) -> int:
@@ -271,10 +344,11 @@ def _corrupt(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("replica", type=int, help="0, 1 or 2: 'zdfs where' says which stands there")
     parser.add_argument("--meta", metavar="ADDR", help="default: the one the dataserver knows")
-    parser.add_argument(
-        "--how", choices=["flip", "truncate", "lose"], default="flip",
-        help="bits, the end, or all of it (flip)",
-    )  # fmt: skip
+    ways = parser.add_mutually_exclusive_group()
+    for way, text in HARMS.items():
+        ways.add_argument(f"--{way}", dest="how", action="store_const", const=way, help=text)
+    ways.add_argument("--how", choices=list(HARMS), help="the same, by name (flip)")
+    parser.set_defaults(how="flip")
     parser.add_argument("--seed", type=int, help="choose the same block and bits again")
     chosen = parser.parse_args(arguments)
     server = addresses.parse(chosen.port)
@@ -283,46 +357,21 @@ def _corrupt(arguments: Sequence[str]) -> int:
     try:
         identity = link.run(admin.find_data(server))
         meta = addresses.parse(chosen.meta) if chosen.meta else identity.meta
-        path, _ = _inside(chosen.path, None)
+        path, _ = visiting.inside(chosen.path, None)
         how = wire.Harm[chosen.how.upper()]
-        with _visit(link, meta) as volume:
+        with visiting.visit(link, meta) as volume:
             done = link.run(harm_replica(volume, server, path, chosen.replica, how, seed))
     finally:
         link.close()
     print(f"block {done.block} of {chosen.path}, replica {chosen.replica} on {chosen.port}:")
     if how is wire.Harm.LOSE:
         print("  forgotten")
+    elif how is wire.Harm.STALE:
+        print(f"  set back to an older content, which differs from byte {done.offset} on")
     else:
         print(f"  before, at byte {done.offset}: {done.before.hex(' ')}")
         print(f"  after,  at byte {done.offset}: {done.after.hex(' ')}")
     return 0
-
-
-@contextmanager
-def _visit(link: Link, meta: str) -> Iterator[Volume]:
-    """A volume without a mount, for a moment; a metaserver that doesn't serve is an error.
-
-    It says goodbye also when the command fails: else the status tells of a mount that fell silent.
-    """
-    link.run(admin.find_meta(meta))
-    volume = Volume(meta, "(command)", link)
-    link.run(volume.contact.open())
-    try:
-        yield volume
-    finally:
-        with suppress(Failure):
-            link.run(volume.stop())
-
-
-def _inside(text: str, meta: str | None) -> tuple[bytes, str | None]:
-    """A path inside the file system and its metaserver, from that or from a path on a mount."""
-    path = Path(text)
-    for parent in [path, *path.parents] if path.is_absolute() or path.exists() else []:
-        line = starting.mounted_on(parent)
-        if line is not None and line.source.startswith("zdfs:"):
-            relative = path.absolute().relative_to(parent.absolute())
-            return b"/" + os.fsencode(relative), line.source.removeprefix("zdfs:")
-    return os.fsencode(text if text.startswith("/") else "/" + text), meta
 
 
 def _zdfs(arguments: Sequence[str]) -> int:
@@ -332,53 +381,70 @@ def _zdfs(arguments: Sequence[str]) -> int:
     where = commands.add_parser("where", help="which server holds which replica of which block")
     where.add_argument("path", help="a path inside the file system, or on a mount of this machine")
     check = commands.add_parser(
-        "fsck", help="look at every replica of every block; changes nothing"
+        "fsck", help="is everything where it must be? while the cluster works",
+        description=FSCK, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    check.add_argument(
+        "--repair", action="store_true", help="mend what can be mended without a guess; check again"
     )
+    scrub.options(commands)
+    watch.options(commands)
+    impact.options(commands)
+    why.options(commands)
+    drill.options(commands)
     faults = commands.add_parser("faults", help="faults on purpose (needs --faults on the node)")
     kinds = faults.add_subparsers(dest="fault", required=True, metavar="skip")
     skip = kinds.add_parser("skip", help="let commits go ahead without a server")
     skip.add_argument("port", help="the dataserver's PORT or HOST:PORT")
     skip.add_argument("switch", choices=["on", "off"])
-    for one in (status, where, check, skip):
-        one.add_argument("--meta", metavar="ADDR", help=f"the metaserver ({META})")
-    for one in (status, where, check):
+    metacommand.declare(commands)
+    policy, owed = owing.declare(commands)
+    for one in (status, where, check, skip, policy, owed):
+        one.add_argument("--meta", metavar="ADDR", help=f"the metaserver ({visiting.META})")
+    for one in (status, where, check, policy, owed):
         one.add_argument("--json", action="store_true", help="facts with stable keys")
     chosen = parser.parse_args(arguments)
     link = Link()
     try:
-        doers = {"status": _status, "where": _where, "fsck": _fsck, "faults": _skip}
-        return doers[chosen.command](link, chosen)
+        return DOERS[chosen.command](link, chosen)
     finally:
         link.close()
 
 
-def _meta_of(chosen: argparse.Namespace) -> str:
-    return addresses.parse(chosen.meta or META)
-
-
 def _status(link: Link, chosen: argparse.Namespace) -> int:
-    facts = link.run(admin.status(_meta_of(chosen)))
+    facts = link.run(admin.status(meta_of(chosen)))
     print(json.dumps(facts, indent=2) if chosen.json else admin.status_text(facts))
     return 0
 
 
 def _where(link: Link, chosen: argparse.Namespace) -> int:
-    path, meta = _inside(chosen.path, None)
-    with _visit(link, addresses.parse(chosen.meta or meta or META)) as volume:
+    path, meta = visiting.inside(chosen.path, None)
+    with visiting.visit(link, addresses.parse(chosen.meta or meta or visiting.META)) as volume:
         facts = link.run(admin.where(volume, path))
     print(json.dumps(facts, indent=2) if chosen.json else admin.where_text(facts))
     return 0
 
 
 def _fsck(link: Link, chosen: argparse.Namespace) -> int:
-    link.run(admin.find_meta(_meta_of(chosen)))
-    report = link.run(fsck.check(_meta_of(chosen)))
-    print(json.dumps(dataclasses.asdict(report), indent=2) if chosen.json else fsck.text(report))
-    return 1 if report.bad else 0
+    meta = meta_of(chosen)
+    before: findings.Report | None = None
+    try:
+        link.run(admin.find_meta(meta))
+        with progress.Shown(chosen.json) as shown:
+            if chosen.repair:
+                before, report = link.run(fsck.check_and_repair(meta, shown))
+            else:
+                report = link.run(fsck.check(meta, False, shown))
+    except (StartError, Failure, KeyboardInterrupt) as error:
+        print(f"zdfs: the check was not finished: {str(error) or 'stopped'}", file=sys.stderr)
+        return findings.LOST
+    facts = findings.facts(report, before)
+    print(json.dumps(facts, indent=2) if chosen.json else findings.text(report, before))
+    return report.status
 
 
 def _skip(link: Link, chosen: argparse.Namespace) -> int:
-    meta, server = _meta_of(chosen), addresses.parse(chosen.port)
+    meta, server = meta_of(chosen), addresses.parse(chosen.port)
     link.run(admin.find_meta(meta))
     found = link.run(call(Peer(meta), wire.GetStatus()))
     slots = {one.member.address: one.member.slot for one in found.servers}
@@ -388,6 +454,21 @@ def _skip(link: Link, chosen: argparse.Namespace) -> int:
     link.run(call(Peer(meta), wire.Skip(slots[server], chosen.switch == "on")))
     print(f"commits {'skip' if chosen.switch == 'on' else 'wait for'} dataserver {chosen.port}")
     return 0
+
+
+DOERS = {
+    "status": _status,
+    "where": _where,
+    "fsck": _fsck,
+    "faults": _skip,
+    "scrub": scrub.command,
+    "watch": watch.command,
+    "impact": impact.command,
+    "why": why.command,
+    "drill": drill.command,
+    "meta": metacommand.command,
+    **owing.DOERS,
+}
 
 
 def node() -> int:

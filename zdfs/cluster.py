@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from zdfs import addresses, limits, wire
+from zdfs.chain import NO_COPIES, CopySet
 from zdfs.ids import Epoch, Incarnation, Slot
 from zdfs.schema import Server
 from zdfs.wire import State
@@ -56,7 +57,8 @@ def founding(reports: Mapping[Slot, Heard], now: float) -> tuple[tuple[str, ...]
         first = belongs[0]
         return None, (
             f"this metaserver's store is empty, but the dataserver in slot {first.slot} belongs to "
-            f"cluster {first.cluster.hex()}: start the metaserver with the store it had"
+            f"cluster {first.cluster.hex()}: start the metaserver with the store it had (if that "
+            "is lost: zdfs meta rebuild)"
         )
     lists = {report.addresses for report in alive.values()}
     if len(lists) > 1:
@@ -68,11 +70,30 @@ def founding(reports: Mapping[Slot, Heard], now: float) -> tuple[tuple[str, ...]
     return ring, ""
 
 
+def mistyped(report: wire.Report, others: Mapping[Slot, Heard]) -> str:
+    """Why its list of ports can't be right, while no metaserver knows the ring; "" if it may be.
+    Who belongs to a cluster is believed rather than who belongs to none."""
+    if report.slot >= len(report.addresses):
+        return f"slot {report.slot} is not in its own list of {len(report.addresses)} ports"
+    known = [h.report for slot, h in others.items() if slot != report.slot]
+    first = min(known, key=lambda one: not one.cluster, default=report)
+    if first.addresses == report.addresses:
+        return ""
+    shown = " ".join(addresses.short(a) for a in first.addresses)
+    return f"its list of ports differs from that of slot {first.slot}: {shown}"
+
+
+def same_boot(server: Server, report: wire.Report) -> bool:
+    """Whether the store is the one we know, and was not opened anew since."""
+    known = (server.uuid, server.boot, server.opened_round)
+    return known == (report.uuid, report.boot, report.opened_round)
+
+
 def judge(server: Server, others: Mapping[Slot, Server], report: wire.Report) -> Verdict:
     """What a report of a founded cluster says about its slot.  The cluster's UUID and the list of
     addresses are already checked."""
     if report.uuid == server.uuid:
-        same = report.boot == server.boot and report.opened_round == server.opened_round
+        same = same_boot(server, report)
         if not same or report.synced_round < server.synced_round:
             old = report.boot <= server.boot or report.opened_round < server.synced_round
             news = replace(
@@ -178,9 +199,9 @@ class Map:
     version: int
     members: tuple[wire.Member, ...] = ()
 
-    def shown(self, epoch: Epoch) -> wire.ClusterMap:
+    def shown(self, epoch: Epoch, copies: CopySet = NO_COPIES) -> wire.ClusterMap:
         """For the wire."""
-        return wire.ClusterMap(self.version, epoch, self.members)
+        return wire.ClusterMap(self.version, epoch, self.members, copies)
 
 
 def members(
@@ -200,6 +221,18 @@ def members(
             wire.Member(slot, address, server.uuid, server.life, state, server.skipped, host)
         )
     return tuple(found)
+
+
+def partial(servers: Mapping[Slot, Server], members: Sequence[wire.Member]) -> set[Slot]:
+    """Slots whose store is not known to have all that it should: it reconciles, or has yet to, or
+    commits go past it."""
+    return {
+        member.slot
+        for member in members
+        if servers[member.slot].reconciled < servers[member.slot].reconcile
+        or servers[member.slot].skipped
+        or member.state in (State.JOINING, State.RECOVERING)
+    }
 
 
 def stale(

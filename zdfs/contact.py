@@ -5,21 +5,27 @@ the same request id; every other failure is an answer.  Silence of a dataserver 
 for a while, so that an outage costs one timeout in all and not one per block.
 """
 
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from zdfs import addresses, limits, wire
+from zdfs import addresses, limits, placement, wire
 from zdfs.calls import Ask, Condition, Peer, call, call_all, notify, now, sleep, wait
 from zdfs.checksum import Seal
-from zdfs.errors import Failure, Interrupted, NoSession, Unavailable, Unreachable
-from zdfs.ids import ROOT, BlockNo, Epoch, Ino, Name, Session, Slot, Token, Version
+from zdfs.errors import Damaged, Failure, Interrupted, NoSession, Posix, Unavailable, Unreachable
+from zdfs.ids import ROOT, BlockNo, Epoch, Incarnation, Ino, Name, Policy, Session, Slot, Token
+from zdfs.ids import Version
 from zdfs.wire import State
 
 log = logging.getLogger("zdfs.mount")
 R = TypeVar("R", bound=wire.Reply)
+
+# Answered only once another mount has given something back, which takes a commit of that mount:
+# were all slots held by these, two mounts could wait for one another for ever.
+WAITING = (wire.Grant, wire.Open, wire.Create, wire.Lock)
 
 # A version that nobody has: to ask for it is to ask whether a server serves.
 NOTHING = wire.Wanted(
@@ -31,6 +37,7 @@ class Driver(Protocol):
     """What contact tells its driver (`link`)."""
 
     session: Session
+    incarnation: Incarnation  # of the metaserver, as far as we know
 
     def near(self, peer: Peer) -> None:
         """This peer shares our machine and network namespace."""
@@ -48,14 +55,21 @@ class Contact:
         self.meta, self.mount, self.driver = Peer(meta), mount, driver
         self.cluster = b""
         self.block_bytes = 0
+        self.life_s = 0.0  # of a session that is not heard of
         self.map = wire.ClusterMap(0, Epoch(0), ())
         self.map_changed = Condition()
         self.suspects: dict[Slot, float] = {}  # until when
         self.silent: set[Slot] = set()  # the log has said so
         self.answered: dict[Slot, float] = {}  # when it did last
         self.blocked: dict[Slot, float] = {}  # writes wait for these, since when
+        self.wanted: dict[Slot, float] = {}  # ... and when one last did
+        self.scarce: set[Slot] = set()  # ... also by policy quorum
+        self.missed: dict[Slot, float] = {}  # had no answer to a Put, and gave none since; when
+        self.without: set[Slot] = set()  # the log has said that writes go on without them
+        self.policies: dict[Ino, tuple[Policy, float]] = {}  # when it was heard
         self.waiting_writers = 0
         self.meta_silent = False  # it did not answer the last time
+        self.meta_silent_since = 0.0  # when that began; 0.0: it answers
         self.born = Condition()
         self.lost_session = False  # being reopened
         self.closed = False  # for good
@@ -78,6 +92,7 @@ class Contact:
             raise Failure("the metaserver now serves another cluster: mount again")
         self.driver.session = opened.session
         self.cluster, self.block_bytes = opened.cluster, opened.block_bytes
+        self.life_s = opened.life_ms / 1000
         self._sequences = [0] * limits.SLOTS
         self.take_map(opened.map)
         notify(self.born)
@@ -117,9 +132,19 @@ class Contact:
                     continue
                 self.meta_answers()
 
+    async def _before_the_next(self, request: wire.Message, error: Failure) -> None:
+        """A pause, unless the metaserver is not silent at all but waits for another mount."""
+        if isinstance(error, Unreachable) and isinstance(request, WAITING):
+            with contextlib.suppress(Unreachable, Unavailable):
+                await call(self.meta, wire.Identify())
+                return
+        self._meta_is_silent(error)
+        await self._meta_pause(error)
+
     def _meta_is_silent(self, error: Failure) -> None:
         if not self.meta_silent:
             self.meta_silent = True
+            self.meta_silent_since = self.driver.monotonic()
             log.warning(
                 "waiting for the metaserver at %s: %s", addresses.short(self.meta), error.text
             )
@@ -130,7 +155,7 @@ class Contact:
     def meta_answers(self) -> None:
         """The metaserver has answered something."""
         if self.meta_silent:
-            self.meta_silent = False
+            self.meta_silent, self.meta_silent_since = False, 0.0
             log.warning("the metaserver at %s answers again", addresses.short(self.meta))
 
     async def ask(self, request: wire.Request[R]) -> R:
@@ -152,7 +177,8 @@ class Contact:
 
         NoSession: the session died meanwhile, and nobody knows whether it was applied.
         """
-        while not self._free:
+        kept = limits.SLOTS_KEPT if isinstance(request, WAITING) else 0
+        while len(self._free) <= kept:
             await wait(self._freed)
         slot = self._free.pop()
         try:
@@ -171,7 +197,8 @@ class Contact:
         self.closed = True  # the heartbeat may still be told that it ended
         while not self._free:
             await wait(self._freed)
-        await self._change(wire.CloseSession(), self._free.pop(), self.driver.session)
+        with contextlib.suppress(NoSession):  # the answer that said so was lost
+            await self._change(wire.CloseSession(), self._free.pop(), self.driver.session)
 
     async def _change(self, request: wire.Request[R], slot: int, session: Session) -> R | None:
         """In one session; None: it had ended before, nothing happened."""
@@ -189,9 +216,8 @@ class Contact:
                 return None
             except (Unreachable, Unavailable) as error:
                 unsure = unsure or isinstance(error, Unreachable)
-                self._meta_is_silent(error)
                 try:
-                    await self._meta_pause(error)
+                    await self._before_the_next(request, error)
                 except Interrupted:
                     if not unsure:
                         raise
@@ -260,18 +286,57 @@ class Contact:
 
     def down(self) -> list[Slot]:
         """Servers that writes must wait for (policy `all`)."""
-        return [
-            member.slot
-            for member in self.map.members
-            if not member.skipped and (member.state is State.DOWN or member.slot in self.blocked)
-        ]
+        slots = [member.slot for member in self.map.members if not member.skipped]
+        return [slot for slot in slots if self.away(slot)]
 
-    async def wait_for_ring(self) -> None:
-        """Until no server of the ring is down; at once when none is.  May raise Interrupted."""
-        while down := self.down():
+    def away(self, slot: Slot) -> bool:
+        """Whether a server is down: by the cluster map, or a write had no answer, and nobody since.
+        So an outage costs one timeout in all, whatever is written until it ends."""
+        down = self.map.members[slot].state is State.DOWN
+        return down or slot in self.blocked or slot in self.missed
+
+    async def policy(self, ino: Ino) -> Policy:
+        """What a write to a file does while a server is down; ALL as long as nobody can say."""
+        known, heard = self.policies.get(ino, (Policy.ALL, float("-inf")))
+        if await now() - heard <= limits.CACHE_S:
+            return known
+        try:
+            found = await self.ask_briefly(wire.GetPolicy(ino))
+        except (Damaged, Posix) as error:
+            log.warning("inode %d: its policy can't be told: %s", ino, error)
+            found = None
+        if found is None:
+            return known
+        if len(self.policies) >= limits.NAMES_CACHED:
+            self.policies.clear()
+        self.policies[ino] = (found.policy, await now())
+        return found.policy
+
+    async def spared(
+        self, ino: Ino, start: Slot, blocks: Iterable[BlockNo], slots: Collection[Slot]
+    ) -> frozenset[Slot]:
+        """Those of some servers that a write of these blocks goes without: policy quorum, they are
+        away, and two others have each block."""
+        away = frozenset(slot for slot in slots if self.away(slot))
+        if not away or await self.policy(ino) is not Policy.QUORUM:
+            return frozenset()
+        gone = away.union(member.slot for member in self.map.members if member.skipped)
+        return away - placement.lacking(start, blocks, self.servers, gone)
+
+    async def wait_for_ring(self, ino: Ino, start: Slot, blocks: range) -> None:
+        """Until no server is down that a write of these blocks waits for; at once when none is.
+        May raise Interrupted."""
+        some = [BlockNo(block) for block in blocks[: self.servers]]  # then the same servers come
+        while self.down():
             at = await now()
-            for slot in down:
-                self.block(slot, at)
+            down = frozenset(self.down())
+            spared = await self.spared(ino, start, some, down)
+            if spared == down:
+                return
+            for slot in down - spared:
+                await self.wait_for(slot, ino, at)
+            if not self.down():  # whoever was is back since: nobody would wake us
+                return
             self.waiting_writers += 1
             try:
                 await wait(self.map_changed, limits.RETRY_S)
@@ -283,7 +348,8 @@ class Contact:
         the wait, also when nobody has anything to put."""
         while True:
             await wait(self.map_changed, limits.RETRY_S)
-            slots = [s for s in self.blocked if self.map.members[s].state is not State.DOWN]
+            known = {**self.blocked, **self.missed}
+            slots = [s for s in known if self.map.members[s].state is not State.DOWN]
             if not slots:
                 continue
             check = wire.Check(self.cluster, (NOTHING,))
@@ -292,26 +358,60 @@ class Contact:
                 if isinstance(answer, wire.Checked):
                     self.unblock(slot)
 
-    def block(self, slot: Slot, at: float) -> None:
-        """Writes wait for this server, which was asked at that time; the log says so once."""
-        if slot not in self.blocked and self.answered.get(slot, 0.0) <= at:
-            self.blocked[slot] = at
+    async def wait_for(self, slot: Slot, ino: Ino, at: float) -> None:
+        """A write of a file waits for this server, which was asked at that time."""
+        self.block(slot, at, await self.policy(ino) is Policy.QUORUM)
+
+    def block(self, slot: Slot, at: float, scarce: bool = False) -> None:
+        """Writes wait for this server, which was asked at that time; `scarce`: by policy quorum,
+        since of some block fewer than two servers are left.  The log says so once."""
+        if self.answered.get(slot, 0.0) > at:
+            return
+        self.wanted[slot] = at
+        if slot in self.blocked and (slot in self.scarce or not scarce):
+            return
+        self.blocked.setdefault(slot, at)
+        if scarce:
+            self.scarce.add(slot)
+        log.warning(
+            "writes wait for dataserver %s (slot %d): no answer%s; retrying every second",
+            addresses.short(self.peer(slot)), slot,
+            ", and of some block fewer than two of its three servers are left (policy quorum)"
+            if scarce else "",
+        )  # fmt: skip
+
+    def miss(self, slot: Slot, at: float) -> None:
+        """A Put of that time had no answer from this server."""
+        if self.answered.get(slot, 0.0) <= at:
+            self.missed.setdefault(slot, at)
+
+    def go_without(self, slots: Iterable[Slot]) -> None:
+        """Writes go on without these servers; the log says so once."""
+        for slot in sorted(set(slots) - self.without):
+            self.without.add(slot)
             log.warning(
-                "writes wait for dataserver %s (slot %d): no answer; retrying every second",
-                addresses.short(self.peer(slot)), slot,
+                "writes go on without dataserver %s (slot %d), which is owed its copies "
+                "(policy quorum)", addresses.short(self.peer(slot)), slot,
             )  # fmt: skip
 
     def unblock(self, slot: Slot) -> None:
-        """They need not wait for it any more."""
-        if self.blocked.pop(slot, None) is not None:
-            log.warning("dataserver %s answers: writes go on", addresses.short(self.peer(slot)))
+        """They need not wait for it, or go on without it, any more."""
+        blocked = self.blocked.pop(slot, None) is not None
+        self.scarce.discard(slot)
+        self.without.discard(slot)
+        if self.missed.pop(slot, None) is not None or blocked:
+            if blocked:
+                log.warning("dataserver %s answers: writes go on", addresses.short(self.peer(slot)))
             notify(self.map_changed)
 
     def shown_blocked(self, at: float) -> tuple[wire.Blocked, ...]:
         """For the heartbeat."""
         return tuple(
-            wire.Blocked(slot, int((at - since) * 1000), self.waiting_writers)
+            wire.Blocked(
+                slot, int((at - since) * 1000), self.waiting_writers, slot in self.scarce
+            )  # fmt: skip
             for slot, since in self.blocked.items()
+            if at - self.wanted[slot] < limits.BULK_TIMEOUT_S + 2 * limits.RETRY_S
         )
 
     async def ask_servers(

@@ -10,12 +10,12 @@ import logging
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from errno import EEXIST, EISDIR, ENOENT
+from errno import EEXIST, EISDIR, ESTALE
 
-from zdfs import cluster, extents, limits, namespace, placement, wire
+from zdfs import addresses, cluster, debts, extents, holes, limits, namespace, placement, wire
 from zdfs.calls import clock, now, sleep, wait
-from zdfs.errors import Failure, Fenced, Posix, PutAgain, Unavailable
-from zdfs.ids import Ino, PageNo, Session, Token
+from zdfs.errors import Damaged, Failure, Fenced, Posix, Unavailable
+from zdfs.ids import Ino, PageNo, Session, Slot, Token
 from zdfs.ledger import Ledger
 from zdfs.membership import Membership
 from zdfs.namespace import Newborn
@@ -26,6 +26,7 @@ from zdfs.tables import Tables, View
 log = logging.getLogger("zdfs.meta")
 
 REAP_PAGES = 64  # map pages let go in one write block
+REAP_AGAIN_S = 60.0  # a damaged record may come back from a copy meanwhile
 REAP_FILES = 64  # orphans looked at between two rounds
 
 
@@ -36,6 +37,7 @@ class Contents:
         self.ledger, self.sessions, self.members = ledger, sessions, members
         self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
         self.orphans: dict[Ino, None] = {}
+        self._later: dict[Ino, float] = {}  # damaged orphans, and when they are tried again
 
     async def _changing(self) -> int:
         """May we?  And what time is it?"""
@@ -48,7 +50,8 @@ class Contents:
 
     # --- grants --------------------------------------------------------------------------------
 
-    def _recall(self, ino: Ino, held: Held, at: float) -> None:
+    def _recall(self, ino: Ino, held: Held, session: Session, at: float) -> None:
+        held.wanted.setdefault(session, at)
         mount = self.sessions.mounts.get(held.session)
         if mount is None or (
             held.recalled_at is not None and at - held.recalled_at < limits.RECALL_S
@@ -59,27 +62,27 @@ class Contents:
             recalled = wire.Recalled(ino, held.token)
             self.pushes.append((mount.address, held.session, wire.Recall(recalled)))
 
-    async def _alone(self, session: Session, ino: Ino) -> None:
-        """Wait until nobody else may write the file."""
+    async def _alone(self, session: Session, ino: Ino) -> tuple[float, int]:
+        """Wait until nobody else may write the file; what time it is then, by both clocks."""
         while True:
-            self.members.may_change()
+            at, at_ns = await now(), await self._changing()
             self.sessions.mount(session)
             if not self.sessions.all_announced():
                 await wait(self.sessions.settled, limits.BEAT_S)
                 continue
             held = self.sessions.holder(ino)
             if held is None or held.session == session:
-                return
-            self._recall(ino, held, await now())
+                return at, at_ns
+            self._recall(ino, held, session, at)
             await wait(held.freed, limits.RECALL_S)
 
-    async def _flushed(self, session: Session, ino: Ino) -> None:
+    async def flushed(self, session: Session, ino: Ino) -> None:
         """Let another mount's unflushed writes come first, as long as they can move (P8)."""
         held = self.sessions.holder(ino)
         if held is None or held.session == session:
             return
-        self._recall(ino, held, await now())
-        if not await wait(held.freed, limits.RECALL_S):
+        self._recall(ino, held, session, await now())
+        if not await wait(held.freed, limits.FLUSH_WAIT_S):
             log.warning("inode %d: opened although its writer can't flush now", ino)
 
     def _granted(self, tables: Tables, ino: Ino, session: Session) -> Token:
@@ -126,12 +129,13 @@ class Contents:
         session, ino = caller.head.session, request.ino
         if not (request.write or request.truncate):
             await self._reading()
-            await self._flushed(session, ino)
+            await self.flushed(session, ino)
             with self.ledger.view() as view:
+                _check_name(view, request)
                 return self._opened(view, ino, session, request.opening)
-        at, at_ns = await now(), await self._changing()
-        await self._alone(session, ino)
+        at, at_ns = await self._alone(session, ino)
         with self.ledger.change(grows=False) as tables, self._drops(at) as number:
+            _check_name(tables, request)
             inode = tables.regular(ino)
             token = self._granted(tables, ino, session)
             if request.truncate and inode.size:
@@ -148,8 +152,8 @@ class Contents:
         token: Token = Token(0), created: bool = False,
     ) -> wire.Opened:  # fmt: skip
         inode = view.regular(ino)
-        if inode.nlink == 0 and not self.sessions.is_open(ino):
-            raise Posix(ENOENT, "the file was removed")
+        if inode.nlink == 0 and not self.sessions.has_open(session, ino):
+            raise Posix(ESTALE, "the file was removed: no name leads to it")  # look it up again
         page = extents.read_pages(view, ino, PageNo(0), 1, self.members.block_bytes).pages[0]
         self.sessions.opened(session, ino, opening)
         attributes = namespace.attributes(ino, inode)
@@ -167,7 +171,9 @@ class Contents:
                 raise Posix(EEXIST)
             if stat.S_ISDIR(steps[0].mode):
                 raise Posix(EISDIR)
-            opened = await self.open(wire.Open(steps[0].ino, request.opening, True, False), caller)
+            opened = await self.open(
+                wire.Open(steps[0].ino, request.opening, True, False, request.parent, b""), caller
+            )
             return opened
         with self.ledger.change() as tables:
             mode = stat.S_IFREG | stat.S_IMODE(request.mode)
@@ -188,6 +194,13 @@ class Contents:
                 view, request.ino, request.first, request.count, self.members.block_bytes
             )
 
+    async def seek(self, request: wire.Seek, caller: Caller) -> wire.MapPages:
+        """Where a block map has the next data or hole."""
+        await self._reading()
+        with self.ledger.view() as view:
+            find = holes.next_data if request.data else holes.next_hole
+            return find(view, request.ino, request.page, self.members.block_bytes)
+
     # --- commits -------------------------------------------------------------------------------
 
     @contextmanager
@@ -204,26 +217,73 @@ class Contents:
             self.members.dropped(at, given[-1])
 
     async def commit(self, request: wire.Commit, caller: Caller) -> wire.Committed:
-        """Make versions count.  PutAgain: an acknowledgement has outlived its store."""
+        """Make versions count.  PutAgain: an acknowledgement has outlived its store, or one is
+        missing that the policy asks for."""
         at, at_ns = await now(), await self._changing()
         self._check_holder(request.ino, request.token, caller)
-        servers = self.ledger.servers
         with self.ledger.change(grows=bool(request.blocks)) as tables, self._drops(at) as number:
-            inode = tables.regular(request.ino)
-            needed = {
-                slot
-                for block, _ in extents.entries_of(request)
-                for slot in placement.slots(inode.start, block, len(self.ledger.ring))
-                if not servers[slot].skipped
-            }
-            stale = cluster.stale(servers, needed, request.acks)
-            if stale:
-                raise PutAgain("a server's store has changed since it acknowledged", stale)
+            start = tables.regular(request.ino).start
+            entries = extents.entries_of(request)
+            owing = debts.judge(
+                self.ledger.servers,
+                start,
+                entries,
+                request,
+                lambda: debts.policy_or_all(tables, request.ino),
+            )
+            first = {slot for _, _, slot in owing if not tables.account(slot).replicas}
+            drawn = debts.drawn(tables, at_ns, request.ino, owing)
             made, _ = extents.commit(tables, at_ns, request, self.members.block_bytes, number)
+            debts.owe(tables, request.ino, drawn)
+        for slot in sorted(first):
+            text = f"writes go on without dataserver {self._shown(slot)}, which is owed its copies"
+            self.ledger.event(at_ns, "owed", text)
         held = self.sessions.holder(request.ino)
         if held is not None:
             held.floor = max(held.floor, request.floor)
         return wire.Committed(made)
+
+    def _shown(self, slot: Slot) -> str:
+        return addresses.short(self.ledger.ring[slot])
+
+    async def sync(self, request: wire.Sync, caller: Caller) -> wire.Synced:
+        """The reply leaves when all before it is on disks."""
+        await self._changing()
+        return wire.Synced()
+
+    async def settle(self, request: wire.Settle, caller: Caller) -> wire.Done:
+        """A dataserver has collected something that it was owed."""
+        at_ns, slot = await self._changing(), request.ack.slot
+        if cluster.stale(self.ledger.servers, {slot}, [request.ack]):
+            raise Unavailable("this store has changed since: look at it again")
+        with self.ledger.change(grows=False) as tables:
+            ended = debts.settle(tables, slot, request.names)
+            left = tables.account(slot).replicas
+        if ended and not left:
+            text = f"dataserver {self._shown(slot)} has collected all that it was owed"
+            self.ledger.event(at_ns, "settled", text)
+        return wire.Done()
+
+    async def list_debts(self, request: wire.ListDebts, caller: Caller) -> wire.Debts:
+        """Who is owed what."""
+        await self._reading()
+        with self.ledger.view() as view:
+            return debts.listing(view, request.slot, request.ino, request.block)
+
+    async def get_policy(self, request: wire.GetPolicy, caller: Caller) -> wire.PolicyFound:
+        """What a write waits for."""
+        await self._reading()
+        with self.ledger.view() as view:
+            return debts.policy_of(view, request.ino)
+
+    async def set_policy(self, request: wire.SetPolicy, caller: Caller) -> wire.PolicyFound:
+        """What writes shall wait for."""
+        at_ns = await self._changing()
+        with self.ledger.change(grows=False) as tables:
+            found = debts.set_policy(tables, request.ino, request.policy)
+        text = f"inode {request.ino} was given {request.policy.name.lower()}"
+        self.ledger.event(at_ns, "policy", text)
+        return found
 
     def _check_holder(self, ino: Ino, token: Token, caller: Caller) -> None:
         held = self.sessions.holder(ino)
@@ -245,6 +305,14 @@ class Contents:
             )  # fmt: skip
         return wire.Committed(made)
 
+    async def punch(self, request: wire.Punch, caller: Caller) -> wire.Committed:
+        """fallocate: blocks become holes, and the file perhaps longer."""
+        at, at_ns = await now(), await self._changing()
+        self._check_holder(request.ino, request.token, caller)
+        with self.ledger.change(grows=False) as tables, self._drops(at) as number:
+            made, _ = holes.punch(tables, at_ns, request, self.members.block_bytes, number)
+        return wire.Committed(made)
+
     # --- beside the requests -------------------------------------------------------------------
 
     async def reap(self) -> None:
@@ -254,21 +322,41 @@ class Contents:
             if not self.members.granted or not self.sessions.all_announced():
                 continue
             at = await now()
-            for ino in list(self.orphans)[:REAP_FILES]:
-                del self.orphans[ino]
-                if self.sessions.is_open(ino):
-                    self.orphans[ino] = None  # looked at again after the others
-                elif not self._reap_one(ino, at):
-                    self.orphans[ino] = None
+            self._later = {ino: due for ino, due in self._later.items() if due > at}
+            due = [ino for ino in self.orphans if ino not in self._later][:REAP_FILES]
+            for ino in due:
+                if ino not in self.orphans:  # mended while another one was healed
+                    continue
+                self.orphans[ino] = self.orphans.pop(ino)  # looked at again after the others
+                if not self.sessions.is_open(ino) and not await self._reap_one(ino, at):
                     break
 
-    def _reap_one(self, ino: Ino, at: float) -> bool:
+    async def _reap_one(self, ino: Ino, at: float) -> bool:
+        """A slice; False: there is more to do, or what was damaged came back from a copy."""
         try:
-            with self.ledger.change(grows=False) as tables, self._drops(at) as number:
-                return extents.reap(tables, ino, REAP_PAGES, number)
+            try:
+                with self.ledger.change(grows=False) as tables, self._drops(at) as number:
+                    done = extents.reap(tables, ino, REAP_PAGES, number)
+            except Damaged as error:
+                copying = self.members.copying
+                if copying is None or not await copying.heal(error.key):
+                    raise
+                return False
         except Failure as error:
-            log.error("orphan %d can't be let go: %s", ino, error)
+            log.error("orphan %d can't be let go, tried again later: %s", ino, error)
+            self._later[ino] = at + REAP_AGAIN_S
             return True
+        if done:
+            self.orphans.pop(ino, None)
+        return done
+
+
+def _check_name(view: View, request: wire.Open) -> None:
+    """A mount may have remembered a name that another one has moved or made anew meanwhile."""
+    if request.name:
+        steps, _ = namespace.lookup(view, request.parent, [request.name])
+        if not steps or steps[0].ino != request.ino:
+            raise Posix(ESTALE, "the name leads elsewhere by now")
 
 
 def newborn_of(ledger: Ledger, request: wire.Make | wire.Create, mode: int) -> Newborn:
@@ -279,5 +367,5 @@ def newborn_of(ledger: Ledger, request: wire.Make | wire.Create, mode: int) -> N
     target = request.target if isinstance(request, wire.Make) else b""
     return Newborn(
         ledger.new_ino(), mode, request.uid, request.gid, rdev=rdev, target=target,
-        epoch=ledger.cluster.epoch, start=start,
+        epoch=ledger.cluster.epoch, start=start, umask=request.umask,
     )  # fmt: skip

@@ -1,16 +1,17 @@
-"""Damage a replica on purpose: flip bits of a block where it stands, to see it heal.
+"""Damage a replica on purpose where it stands, to see it heal (`harming` says in which ways).
 
 The dataserver does it behind its own checksums, and only if it was started with --faults.
 """
 
 import random
+from errno import ENOENT
 from typing import NamedTuple
 
 from zdfs import addresses, blockmap, limits, placement, wire
 from zdfs.calls import Peer, call
 from zdfs.errors import Posix, StartError
 from zdfs.ids import BlockNo, Name, Slot
-from zdfs.volume import Volume
+from zdfs.paths import PathVolume
 
 
 class Damage(NamedTuple):
@@ -23,7 +24,7 @@ class Damage(NamedTuple):
 
 
 async def corrupt(
-    volume: Volume, server: str, path: bytes, replica: int, harm: wire.Harm, seed: int
+    volume: PathVolume, server: str, path: bytes, replica: int, harm: wire.Harm, seed: int
 ) -> Damage:
     """Harm a random block of which `server` (HOST:PORT) holds replica number `replica`.
 
@@ -35,23 +36,38 @@ async def corrupt(
         raise StartError(f"no dataserver has port {addresses.short(server)}; there are {known}")
     if not 0 <= replica < limits.REPLICAS:
         raise StartError(f"replica {replica}: a block has replicas 0 to {limits.REPLICAS - 1}")
-    slot = Slot(ring.index(server))
-    try:
-        attributes, pages = await volume.where(path)
-    except Posix as error:
-        raise StartError(f"{path.decode(errors='replace')}: {error.text}") from error
-    candidates: list[tuple[BlockNo, Name]] = []
-    for page in pages:
-        for position, entry in enumerate(blockmap.unpack_page(page.entries)):
-            block = BlockNo(page.page * limits.PAGE_BLOCKS + position)
-            here = placement.replica(attributes.start, block, len(ring), slot)
-            if entry is not None and entry.stored and here == replica:
-                candidates.append((block, blockmap.name_of(attributes.ino, block, entry)))
+    candidates = await _candidates(volume, Slot(ring.index(server)), path, replica)
     if not candidates:
         raise StartError(
             f"dataserver {addresses.short(server)} holds replica {replica} of no block of "
             f"{path.decode(errors='replace')}"
         )
-    block, name = random.Random(seed).choice(candidates)
-    harmed = await call(Peer(server), wire.Corrupt(name, harm, seed))
-    return Damage(block, harmed.offset, harmed.before, harmed.after)
+    refusal: Posix | None = None
+    for block, name in random.Random(seed).sample(candidates, len(candidates)):
+        try:
+            harmed = await call(Peer(server), wire.Corrupt(name, harm, seed))
+        except Posix as error:  # STALE: a block that was never written over has nothing older
+            if error.number != ENOENT or harm is not wire.Harm.STALE:
+                raise
+            refusal = error
+            continue
+        return Damage(block, harmed.offset, harmed.before, harmed.after)
+    raise StartError(f"{path.decode(errors='replace')}: {refusal}")
+
+
+async def _candidates(
+    volume: PathVolume, slot: Slot, path: bytes, replica: int
+) -> list[tuple[BlockNo, Name]]:
+    """The blocks of a file of which a slot holds this replica, and their versions."""
+    try:
+        attributes, pages = await volume.where(path)
+    except Posix as error:
+        raise StartError(f"{path.decode(errors='replace')}: {error.text}") from error
+    found: list[tuple[BlockNo, Name]] = []
+    for page in pages:
+        for position, entry in enumerate(blockmap.unpack_page(page.entries)):
+            block = BlockNo(page.page * limits.PAGE_BLOCKS + position)
+            here = placement.replica(attributes.start, block, volume.contact.servers, slot)
+            if entry is not None and entry.stored and here == replica:
+                found.append((block, blockmap.name_of(attributes.ino, block, entry)))
+    return found

@@ -17,14 +17,18 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
-from zdfs import __version__, addresses, checksum, limits, wire
+from zdfs import __version__, addresses, checksum, limits, recovery, wire
 from zdfs.calls import Peer, Trap, call, clock, notify, now, sleep, wait
+from zdfs.collecting import Collector
 from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, NoSpace, StartError
 from zdfs.errors import Unavailable
 from zdfs.healing import Healer
 from zdfs.ids import Incarnation, Round, Session, Slot
-from zdfs.ports import BlockStore, Caller, Handler
+from zdfs.mirror import Mirror
+from zdfs.ports import BlockStore, Caller, Handler, MetaStore
 from zdfs.schema import DataState
+from zdfs.scrubbing import Scrubber
+from zdfs.upkeep import Upkeep
 from zdfs.wire import Held, State
 
 log = logging.getLogger("zdfs.data")
@@ -40,25 +44,44 @@ class Data:
         ring: tuple[str, ...],
         meta: str,
         faults: bool = False,
-        scrub_bytes_per_s: int = limits.SCRUB_BYTES_PER_S,
+        rates: recovery.Rates = recovery.Rates(),
+        copy: MetaStore | None = None,
     ):
+        """`copy`: where a copy of the metadata may stand."""
         self.store, self.slot, self.meta = store, slot, Peer(meta)
         self.ring, self.faults = ring, faults
-        self.healer = Healer(store, slot, ring, self.meta, scrub_bytes_per_s)
+        self.healer = Healer(store, slot, ring, self.meta, rates)
+        self.scrubber = Scrubber(self.healer)
+        self.mirror = None if copy is None else Mirror(store, copy)
+        self.collector = Collector(self.healer)
         self.note = "waiting for the metaserver"
         self.welcomed = False  # since this start
+        self.met: float | None = None  # when what the metaserver last answered was asked
         self.stated = Round(0)  # a vote is reported once this round is synced, never before
+        self.ticket = 0  # of the newest answer to a report: proof that the next one is no late one
         self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.handlers: Mapping[type[wire.Message], Handler] = {
             wire.Identify: self.identify,
             wire.Put: self.put,
             wire.Get: self.get,
+            wire.Fetch: self.fetch,
             wire.Check: self.check,
             wire.Corrupt: self.corrupt,
+            wire.ListVersions: self.list_versions,
+            wire.Discard: self.discard,
+            wire.Recollect: self.recollect,
+            wire.Append: self.append,
+            wire.AppendSynced: self.append_synced,
+            wire.AppendPiece: self.append_piece,
+            wire.Fill: self.fill,
+            wire.ReadCopy: self.read_copy,
+            wire.ReadRounds: self.read_rounds,
+            wire.Scrub: self.scrub,
         }
 
     incarnation = Incarnation(0)
+    ended = False
 
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
         """Nothing here needs a slot: every request is idempotent by name."""
@@ -73,6 +96,10 @@ class Data:
         return [
             ("report", self.report()),
             *self.healer.tasks(),
+            *(self.mirror.tasks() if self.mirror else ()),
+            ("collect", self.collector.collect()),
+            *self.scrubber.tasks(),
+            *Upkeep(self.healer).tasks(),
         ]
 
     # --- requests ------------------------------------------------------------------------------
@@ -93,6 +120,7 @@ class Data:
 
     async def put(self, request: wire.Put, caller: Caller) -> wire.Stored:
         """Store versions; acknowledged when they are synced."""
+        self.healer.used_at = await now()
         self._ours(request.cluster)
         if len(request.data) != len(request.blocks):
             raise BadMessage(f"{len(request.data)} frames for {len(request.blocks)} blocks")
@@ -113,17 +141,31 @@ class Data:
 
     async def get(self, request: wire.Get, caller: Caller) -> wire.Got:
         """Read versions; what isn't whole is repaired if the reader wants that."""
-        self._ours(request.cluster)
-        if sum(want.length for want in request.blocks) > limits.MESSAGE_BYTES - limits.HEAD_BYTES:
+        self.healer.used_at = await now()
+        held, data = self._read(request.cluster, request.blocks)
+        for want, state in zip(request.blocks, held):
+            if state is not Held.OK and request.repair:
+                self.healer.mend(want, state)
+        return wire.Got(held, data)
+
+    async def fetch(self, request: wire.Fetch, caller: Caller) -> wire.Fetched:
+        """Read versions for a server that heals itself."""
+        busy = self.healer.busy(await now())
+        held, data = self._read(request.cluster, request.blocks)
+        return wire.Fetched(held, busy, data)
+
+    def _read(
+        self, cluster: bytes, blocks: tuple[wire.Wanted, ...]
+    ) -> tuple[tuple[Held, ...], tuple[checksum.Buffer, ...]]:
+        self._ours(cluster)
+        if sum(want.length for want in blocks) > limits.MESSAGE_BYTES - limits.HEAD_BYTES:
             raise BadMessage("more bytes than one reply may carry")
         held, data = [], []
-        for want in request.blocks:
+        for want in blocks:
             state, found = self.healer.held(want)
             held.append(state)
             data.append(found)
-            if state is not Held.OK and request.repair:
-                self.healer.mend(want, state)
-        return wire.Got(tuple(held), tuple(data))
+        return tuple(held), tuple(data)
 
     async def check(self, request: wire.Check, caller: Caller) -> wire.Checked:
         """Like get, for people: the answer only."""
@@ -140,6 +182,92 @@ class Data:
             raise Failure(f"{self.healer.here} does not have that block")
         log.warning("%s of %s, on purpose", request.harm.name.lower(), request.name)
         return wire.Harmed(*self.store.harm(request.name, request.harm, request.seed))
+
+    async def recollect(self, request: wire.Recollect, caller: Caller) -> wire.Recollection:
+        """What this store knows, for when there is no metaserver to ask."""
+        state, store, met = self.store.state, self.store, self.met
+        silent_ms = 2**63 if met is None else int((await now() - met) * 1000)
+        return wire.Recollection(
+            slot=self.slot, addresses=self.ring, meta=self.meta, silent_ms=silent_ms,
+            cluster=state.cluster, uuid=state.uuid, life=state.life, boot=store.boot,
+            opened_round=store.opened_round, synced_round=store.synced, promised=state.promised,
+            served_incarnation=state.served_incarnation, block_bytes=state.block_bytes,
+            whole=bool(state.cluster) and state.reconciled >= state.wanted,
+            reconcile=max(state.wanted, state.reconciled), dropped=state.dropped,
+            blocks=store.space().blocks, heard=self.healer.first_event - 1,
+            copy=self.mirror.report() if self.mirror else wire.NO_COPY,
+        )  # fmt: skip
+
+    # --- fsck ----------------------------------------------------------------------------------
+
+    async def list_versions(self, request: wire.ListVersions, caller: Caller) -> wire.Versions:
+        """What the index names."""
+        self._ours(request.cluster)
+        found = self.healer.listed(request.after, limits.VERSIONS)
+        items = tuple(
+            wire.Version1(name, entry.crc16, entry.crc32c, entry.length, entry.epoch, entry.start)
+            for name, entry in found
+        )
+        return wire.Versions(items, len(items) < limits.VERSIONS, self.store.state.dropped)
+
+    async def discard(self, request: wire.Discard, caller: Caller) -> wire.Done:
+        """Drop what is garbage or surplus: as the sweep does, by the metaserver's word."""
+        self._ours(request.cluster)
+        judged = await call(self.meta, wire.Judge(request.names))
+        self.healer.discard(request.names, judged.keep, request.surplus)
+        return wire.Done()
+
+    # --- the copy of the metadata --------------------------------------------------------------
+
+    def _mirror(self) -> Mirror:
+        if self.mirror is None:
+            raise BadMessage("this dataserver keeps no copy of the metadata")
+        return self.mirror
+
+    async def append(self, request: wire.Append, caller: Caller) -> wire.CopyState:
+        """The metaserver's newest rounds."""
+        mirror = self._mirror()
+        mirror.may_write(request.cluster, request.incarnation)
+        mirror.append(request.parts, request.data)
+        return mirror.state()
+
+    async def append_synced(self, request: wire.AppendSynced, caller: Caller) -> wire.CopySynced:
+        """Likewise, for replies that promise disks."""
+        mirror = self._mirror()
+        mirror.may_write(request.cluster, request.incarnation)
+        mirror.append(request.parts, request.data)
+        return wire.CopySynced(mirror.head, mirror.whole, mirror.cursor)
+
+    async def append_piece(self, request: wire.AppendPiece, caller: Caller) -> wire.CopyState:
+        """A piece of a large round."""
+        mirror = self._mirror()
+        mirror.may_write(request.cluster, request.incarnation)
+        mirror.append_piece(request)
+        return mirror.state()
+
+    async def fill(self, request: wire.Fill, caller: Caller) -> wire.CopyState:
+        """A page of all metadata."""
+        mirror = self._mirror()
+        mirror.may_write(request.cluster, request.incarnation)
+        mirror.fill(request)
+        return mirror.state()
+
+    async def read_copy(self, request: wire.ReadCopy, caller: Caller) -> wire.CopyPage:
+        """A metaserver that lost its store reads this one."""
+        self._ours(request.cluster)
+        return self._mirror().read(request)
+
+    async def read_rounds(self, request: wire.ReadRounds, caller: Caller) -> wire.CopyRounds:
+        """Likewise one that lacks the last rounds only."""
+        self._ours(request.cluster)
+        return self._mirror().read_rounds(request.after)
+
+    # --- scrub ---------------------------------------------------------------------------------
+
+    async def scrub(self, request: wire.Scrub, caller: Caller) -> wire.Scrubbing:
+        """A full pass for somebody."""
+        self._ours(request.cluster)
+        return self.scrubber.asked(request.run)
 
     # --- the report ----------------------------------------------------------------------------
 
@@ -159,16 +287,17 @@ class Data:
             await wait(self.healer.wake, limits.JOIN_S if joining else limits.BEAT_S)
 
     async def _report_once(self) -> None:
-        at = await clock()
+        at, asked = await clock(), await now()
         events = self._news(at)
         state = self.store.state
         request = wire.Report(
             slot=self.slot, addresses=self.ring, host=addresses.host_id(), cluster=state.cluster,
             uuid=state.uuid, life=state.life, boot=self.store.boot,
             opened_round=self.store.opened_round, synced_round=self.store.synced,
-            health=self.health(await now()), promised=state.promised,
+            health=self.health(asked), promised=state.promised,
             served_incarnation=state.served_incarnation, served_round=state.served_round,
-            reconciled=state.reconciled, events=events,
+            reconciled=state.reconciled, events=events, first_event=self.healer.first_event,
+            ticket=self.ticket, copy=self.mirror.report() if self.mirror else wire.NO_COPY,
         )  # fmt: skip
         try:
             told = await call(self.meta, request)
@@ -181,10 +310,11 @@ class Data:
                 log.error("the metaserver at %s: %s", shown, error)
             self.note = note
             return
+        self.met = asked
+        self.ticket = told.ticket
         if told.granted and not told.refused:  # recorded
-            for event in events:
-                if self.healer.events and self.healer.events[0] == event:
-                    self.healer.events.popleft()
+            while self.healer.first_event < request.first_event + len(events):
+                self.healer.events.popleft()
         self.told(told)
 
     def _news(self, at_ns: int) -> tuple[wire.Event, ...]:
@@ -199,11 +329,12 @@ class Data:
         """What people want to know."""
         space, state = self.store.space(), self.store.state
         progress = self.healer.progress
+        rounds, round_bytes = self.mirror.logged() if self.mirror else (0, 0)
         return wire.Health(
-            self.healer.state, space.total_bytes, max(0, space.free_bytes), space.blocks,
-            space.used_bytes, progress.shown(at) if progress else None, state.damaged,
-            state.repaired,
-            self.counts["refused"], checksum.engine(),
+            self.healer.state, space.total_bytes, max(0, space.free_bytes),
+            max(0, space.blocks - rounds), max(0, space.used_bytes - round_bytes),
+            progress.shown(at) if progress else None, state.damaged, state.repaired,
+            self.counts["refused"], checksum.engine(), self.scrubber.shown(),
         )  # fmt: skip
 
     def told(self, told: wire.Instructions) -> None:
@@ -222,7 +353,9 @@ class Data:
                 state.served_round,
             ):
                 state = replace(state, promised=claim.incarnation)
-        if not told.cluster:
+        if not told.cluster and state.cluster:
+            self.note = "waiting for the metaserver: it gets the metadata back from its copies"
+        elif not told.cluster:
             self.note = "waiting for the cluster to be founded"
         elif claim.incarnation == state.promised:
             state = self._joined(state, told)
@@ -241,9 +374,11 @@ class Data:
             )
         if not told.granted:  # an empty store stays empty until somebody vouches for the cluster
             return state
-        state = replace(state, cluster=told.cluster, slot=self.slot)
+        state = replace(state, cluster=told.cluster, slot=self.slot, block_bytes=told.block_bytes)
         if told.life != state.life:
             state = replace(state, life=told.life)
+        if told.copies.number > state.copies.number:
+            state = replace(state, copies=told.copies)
         served = (state.served_incarnation, state.served_round)
         # Only with data's own rounds: an idle cluster must not write because it wrote.
         if (told.claim.served_incarnation, told.claim.served_round) > served:
@@ -254,10 +389,12 @@ class Data:
             )
         if told.reconcile > max(self.healer.reconcile_wanted, state.reconciled):
             self.healer.reconcile_wanted = told.reconcile
+            state = replace(state, wanted=told.reconcile)
             notify(self.healer.work)
         elif self.healer.state is State.JOINING and told.reconcile <= state.reconciled:
             self.healer.state = State.SERVING
         if told.drops > self.healer.drops_ready:
             self.healer.drops_ready = told.drops
             notify(self.healer.work)
+        self.collector.told(told.owed)
         return state

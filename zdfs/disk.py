@@ -6,6 +6,8 @@ header a crash, a wrong record, or one that is silently absent.  Three rules ans
 1. **Checked before it is mapped.**  `find_faults` reads the file as plain bytes (`lmdb.verify`,
    about 70 MB/s): both meta pages, that the file reaches as far as they say, every page that can be
    reached, its bounds, order and counters, the free list.  What has a fault is never given to LMDB.
+   Then each key that a walk meets is looked up: branch pages have keys of their own, which may lead
+   past what is there.
 2. **Every value is sealed** over its key (`schema.seal_value`) and opened at each read.
 3. **Any LMDB error in a read is `Damaged`**, in a write `NoSpace` or `Damaged`, at a commit
    `StoreError`: after that nobody knows what is stored.
@@ -15,6 +17,7 @@ Nothing that is damaged is ever deleted: it is renamed, by `set_aside`.
 
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import struct
@@ -34,6 +37,7 @@ Lmdb = lmdb.Environment
 Txn = Any  # lmdb.Transaction, whose generic parameter says nothing here
 _SMALL_DISK_PARTS = 16  # a reserve or a segment is at most this part of its disk
 DATA_FILE = "data.mdb"
+_FAULTS_SHOWN = 200  # as many as lmdb.verify tells
 
 
 class Lock:
@@ -53,8 +57,12 @@ class Lock:
                 f"{directory}: in use by process {holder}; two nodes on one store would destroy "
                 "it: end that process, or give another --store"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            os.close(self._fd)
+            raise StartError(f"{path}: can't be written: {error.strerror}") from error
 
     def release(self) -> None:
         """Let another process have the directory."""
@@ -128,7 +136,22 @@ def find_faults(directory: Path) -> list[str]:
         return [f"can't be read: {error!r}"]
     except struct.error as error:
         return [f"can't be parsed: {error}"]
-    return found
+    return found or _lost_keys(directory)
+
+
+def _lost_keys(directory: Path) -> list[str]:
+    """Keys that are there and that a look-up doesn't find, of a file whose pages are in order."""
+    try:
+        with lmdb.open(os.fspath(directory), readonly=True, lock=False) as env:
+            with env.begin(buffers=True) as txn, txn.cursor() as walk:
+                # Not by a second cursor: that one looks first where it stands.
+                lost = (bytes(key) for key in walk.iternext(values=False) if txn.get(key) is None)
+                return [
+                    f"{schema.describe(key)} is there and is not found: a branch page is damaged"
+                    for key in itertools.islice(lost, _FAULTS_SHOWN)
+                ]
+    except lmdb.Error as error:
+        return [f"can't be walked: {error}"]
 
 
 def open_lmdb(directory: Path, map_bytes: int) -> Lmdb:

@@ -141,6 +141,10 @@ class StartError(Exception):
     """A command can't do what it was asked; the text says what happened and what to do."""
 
 
+class DamagedStore(StartError):
+    """A store whose files can't be trusted: it is set aside, and filled from copies."""
+
+
 class StoreError(Exception):
     """A store failed under us (a sync that failed, a file that vanished): the node must stop."""
 

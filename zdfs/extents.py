@@ -30,7 +30,7 @@ HOLE = bytes(8)  # a hole's token
 Number = Callable[[], int]
 
 
-class _Sums:
+class Sums:
     """What an operation moved, over all pages it touched."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ def _first_block(page: PageNo) -> BlockNo:
     return BlockNo(page * limits.PAGE_BLOCKS)
 
 
-def _entries(page: PageNo, data: bytes, position: int = 0) -> Iterable[tuple[BlockNo, MapEntry]]:
+def entries_in(page: PageNo, data: bytes, position: int = 0) -> Iterable[tuple[BlockNo, MapEntry]]:
     """The entries of a packed page from a position on, holes left out."""
     first = page * limits.PAGE_BLOCKS + position
     for block, entry in enumerate(blockmap.unpack_page(data[position * ENTRY_BYTES :]), first):
@@ -78,7 +78,7 @@ def grant(tables: Tables, ino: Ino, token: Token) -> Inode:
     return tables.inode(ino)
 
 
-def _writer(tables: Tables, ino: Ino, token: Token, number: int) -> Inode:
+def writer(tables: Tables, ino: Ino, token: Token, number: int) -> Inode:
     """The file, if this token may change it now, by its next number."""
     inode = tables.regular(ino)
     if token != inode.token:
@@ -103,7 +103,10 @@ def read_pages(view: View, ino: Ino, first: PageNo, count: int, block_bytes: int
     inside = -(-inode.size // (block_bytes * limits.PAGE_BLOCKS)) - first
     if len(found) >= inode.pages:
         if (len(found), summed & MASK) != (inode.pages, inode.pages_sum):
-            raise Damaged(f"inode {ino}: its map pages are not those that it counted")
+            raise Damaged(
+                f"inode {ino}: its map pages are not those that it counted",
+                key=schema.inode_key(ino),
+            )
     elif len(found) < min(count, inside):
         view.prove_pages(ino)
     pages = [PageNo(first + offset) for offset in range(count)]
@@ -134,12 +137,12 @@ def commit(
     was moved to another ring), BadMessage.
     """
     ino = request.ino
-    inode = _writer(tables, ino, request.token, request.number)
+    inode = writer(tables, ino, request.token, request.number)
     size = max(inode.size, request.size)
     by_page, abandoned = _parse(request, size, block_bytes)
     if by_page and request.epoch != inode.epoch:
         raise PutAgain(f"inode {ino} stands on ring {inode.epoch}, not {request.epoch}")
-    sums = _Sums()
+    sums = Sums()
     pages = _pages_before(tables, ino, inode, by_page, block_bytes)
     for page, entries in by_page.items():
         old = pages[page]
@@ -207,7 +210,7 @@ def _pages_before(
 
 
 def _supersede(
-    page: PageNo, old: bytes, entries: list[tuple[int, MapEntry | None]], sums: _Sums
+    page: PageNo, old: bytes, entries: list[tuple[int, MapEntry | None]], sums: Sums
 ) -> None:
     """Let go of what stands where the new entries go; versions only grow."""
     for position, new in entries:
@@ -250,12 +253,14 @@ def truncate(
         raise Posix(EINVAL)
     if size > limits.FILE_BYTES:
         raise Posix(EFBIG)
-    inode = _writer(tables, ino, token, number)
-    sums = _Sums()
+    inode = writer(tables, ino, token, number)
+    sums = Sums()
     if size < inode.size and inode.pages:
         _cut(tables, ino, size, block_bytes, sums)
     if size == 0 and (inode.pages + sums.count, (inode.pages_sum + sums.moved) & MASK) != (0, 0):
-        raise Damaged(f"inode {ino}: its map pages are not those that it counted")
+        raise Damaged(
+            f"inode {ino}: its map pages are not those that it counted", key=schema.inode_key(ino)
+        )
     inode = tables.move_pages(
         ino, sums.count, sums.moved, sums.stored,
         number=number, size=size, mtime_ns=now_ns, ctime_ns=now_ns,
@@ -265,7 +270,7 @@ def truncate(
     return attributes(ino, inode), sums.dropped
 
 
-def _cut(tables: Tables, ino: Ino, size: int, block_bytes: int, sums: _Sums) -> None:
+def _cut(tables: Tables, ino: Ino, size: int, block_bytes: int, sums: Sums) -> None:
     """Cut the map at `size`."""
     last = BlockNo(size // block_bytes)  # the block that is cut within, if any is
     visible = size % block_bytes
@@ -278,16 +283,16 @@ def _cut(tables: Tables, ino: Ino, size: int, block_bytes: int, sums: _Sums) -> 
         if page == border:
             new = _cut_page(page, old, position, visible, sums)
         else:
-            for block, entry in _entries(page, old):
+            for block, entry in entries_in(page, old):
                 sums.let_go(block, entry)
         if new != old:
             sums.page(tables.set_page(ino, page, old, new))
 
 
-def _cut_page(page: PageNo, old: bytes, position: int, visible: int, sums: _Sums) -> bytes:
+def _cut_page(page: PageNo, old: bytes, position: int, visible: int, sums: Sums) -> bytes:
     """A page cut at a position, whose own entry stays when some of it is still visible."""
     changes: list[tuple[int, MapEntry | None]] = []
-    for block, entry in _entries(page, old, position):
+    for block, entry in entries_in(page, old, position):
         at = block % limits.PAGE_BLOCKS
         if at == position and visible:
             changes.append((at, entry._replace(visible=min(entry.visible, visible))))
@@ -306,14 +311,15 @@ def reap(tables: Tables, ino: Ino, most_pages: int, next_drop: Number) -> bool:
     inode = tables.inode(ino)
     if inode.nlink or tables.read.get(key) is None:
         raise Damaged(f"inode {ino} is no orphan", key=key)
-    sums = _Sums()
+    sums = Sums()
     prefix = schema.page_prefix(ino)
     for page_key, payload in _some(tables, prefix, most_pages):
         page = schema.page_of_key(page_key)[1]
-        for block, entry in _entries(page, tables.as_page(page_key, payload)):
+        for block, entry in entries_in(page, tables.as_page(page_key, payload)):
             sums.let_go(block, entry)
         sums.page(tables.set_page(ino, page, payload, None))
     tables.queue_drops(ino, sums.dropped, next_drop)
+    inode = tables.inode(ino)
     if sums.count:
         inode = tables.move_pages(ino, sums.count, sums.moved, sums.stored)
     done = not _some(tables, prefix, 1)
@@ -331,7 +337,7 @@ def _some(view: View, prefix: bytes, most: int) -> list[tuple[bytes, bytes]]:
 
 def _vanish(tables: Tables, ino: Ino, inode: Inode) -> None:
     """The inode goes, with its attributes; Damaged when anything of it was lost before."""
-    if inode.entries or inode.pages or inode.pages_sum or inode.stored:
+    if inode.entries or inode.pages or inode.pages_sum or inode.stored or inode.owed:
         raise Damaged(f"inode {ino} counts what isn't there", key=schema.inode_key(ino))
     prefix = schema.xattr_key(ino, b"")
     for key, _ in list(tables.read.scan(prefix, schema.after(prefix))):

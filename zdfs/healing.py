@@ -1,4 +1,4 @@
-"""How a dataserver heals itself: reconcile after each start, repairs, drops, scrub, upkeep.
+"""How a dataserver heals itself: reconcile after each start, repairs, garbage.
 
 Coroutines beside the requests.  Each one is endless, restartable at any point and bounded in
 memory: what it has to know is asked of the metaserver page by page, and what it copies is
@@ -13,14 +13,14 @@ have answered that they don't have it; while one is silent, or the disk is full,
 
 import collections
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zdfs import addresses, blockmap, checksum, limits, recovery, wire
+from zdfs import addresses, checksum, limits, placement, recovery, wire
 from zdfs.calls import Ask, Condition, Peer, Trap, call, call_all, notify, now, sleep, wait
-from zdfs.errors import Damaged, Failure, NoSpace
-from zdfs.ids import Epoch, Ino, Name, Round, Slot
+from zdfs.errors import Damaged, Failure, NoSpace, Unavailable, Unreachable
+from zdfs.ids import NOT_JOURNAL, Epoch, Ino, Name, Round, Slot
 from zdfs.ports import BlockStore
 from zdfs.schema import IndexEntry
 from zdfs.wire import Held, State
@@ -30,28 +30,37 @@ log = logging.getLogger("zdfs.data")
 INDEX_PAGE = 1024  # names looked at in one go
 REPAIRS = 32  # blocks repaired in one go
 COPIES = 4 * limits.BLOCKS  # blocks fetched at once; small ones would be too many by bytes alone
-SCRUB_PAUSE_S = 10.0  # between two passes
+BUSY_S = 1.0  # a server that was asked to read or write so lately is at work
+TOLD_EVERY_S = 5.0  # how far a rebuild is
 
 
 class Healer:
     """What a dataserver knows of its own completeness, and the tasks that restore it."""
 
     def __init__(
-        self, store: BlockStore, slot: Slot, ring: tuple[str, ...], meta: Peer, scrub_rate: int
-    ):
+        self, store: BlockStore, slot: Slot, ring: tuple[str, ...], meta: Peer,
+        rates: recovery.Rates,
+    ):  # fmt: skip
         self.store, self.slot, self.meta = store, slot, meta
-        self.ring, self.scrub_rate = ring, scrub_rate
+        self.ring, self.rates = ring, rates
         self.rings: dict[Epoch, tuple[str, ...]] = {}
         self.state = State.JOINING
         self.reconcile_wanted = 0
         self.recheck = False  # look again whether all is here
+        self.looks = 0  # how often that was done
+        self.looked = Condition()
+        self.found: collections.Counter[str] = collections.Counter()  # and healed, since the start
         self.held_up = False  # a source was silent or the disk full: what is missing isn't lost
         self.lost = 0  # blocks that nobody has
         self.drops_ready = 0
         self.progress: recovery.Progress | None = None
+        self.sources = recovery.Sources()
+        self.used_at = -BUSY_S  # when a read or a write of somebody's was last asked for here
+        self._copied = Round(0)  # the round that the last batch of a rebuild is in
         self.sick = recovery.Sick()
         self.index_damaged = False
-        self.events: collections.deque[wire.Event] = collections.deque(maxlen=256)
+        self.events: collections.deque[wire.Event] = collections.deque(maxlen=limits.EVENTS_UNTOLD)
+        self.said = 0  # how many there ever were
         self.wake = Condition()  # report now
         self.work = Condition()  # sick blocks, a reconcile or drops are there
 
@@ -60,9 +69,6 @@ class Healer:
         return [
             ("reconcile", self.reconcile()),
             ("repair", self.repair()),
-            ("drops", self.take_drops()),
-            ("scrub", self.scrub()),
-            ("upkeep", self.upkeep()),
         ]
 
     # --- what we have --------------------------------------------------------------------------
@@ -72,7 +78,7 @@ class Healer:
         try:
             return self.store.find(name)
         except Damaged as error:
-            self._index_failed(error)
+            self.index_failed(error)
             return None
 
     def held(self, want: wire.Wanted) -> tuple[Held, checksum.Buffer]:
@@ -81,7 +87,7 @@ class Healer:
             found = self.store.read(want.name)
         except Damaged as error:
             if self._index_is_to_blame(want.name):
-                self._index_failed(error)
+                self.index_failed(error)
             return Held.DAMAGED, b""
         if found is None:
             return (Held.MISSING if self.state is State.SERVING else Held.NOT_YET), b""
@@ -89,6 +95,31 @@ class Healer:
         if (entry.crc16, entry.crc32c) != tuple(want.seal):
             return Held.DAMAGED, b""
         return Held.OK, data
+
+    def listed(self, after: Name | None, count: int) -> list[tuple[Name, IndexEntry]]:
+        """The next versions in the order of names; Unavailable while the index can't say."""
+        try:
+            return self.store.scan(after or NOT_JOURNAL, count)
+        except Damaged as error:
+            self.index_failed(error)
+            raise Unavailable(f"{self.here} makes its index anew") from error
+
+    def discard(self, names: Sequence[Name], keep: bytes, surplus: bool) -> None:
+        """Drop what is judged garbage; with `surplus` also what belongs on other slots."""
+        gone = []
+        for name, kept in zip(names, keep):
+            entry = self.find(name)
+            if entry is not None and (not kept or (surplus and not self._home(name, entry))):
+                gone.append(name)
+        log.info("dropping %d versions that fsck found", len(gone))
+        self.store.drop(gone)
+
+    def _home(self, name: Name, entry: IndexEntry) -> bool:
+        """Whether a version is at home here; what is of a ring that we don't know stays."""
+        ring = self.rings.get(entry.epoch)
+        if ring is None:
+            return True
+        return placement.replica(entry.start, name.block, len(ring), self.slot) is not None
 
     def whole(self, name: Name) -> bool:
         """Whether a version is here with good bytes."""
@@ -111,6 +142,7 @@ class Healer:
             return
         if state is Held.DAMAGED:  # what is missing may be what no file names any more
             self.count(damaged=1)
+            self.found["damaged"] += 1
             self.say("damage", f"block {want.name.block} of inode {want.name.ino} is damaged")
         notify(self.work)
 
@@ -123,6 +155,13 @@ class Healer:
         """A log line and an event for the metaserver's list (its time is set by the report)."""
         log.warning("%s: %s", kind, text)
         self.events.append(wire.Event(0, kind, f"{self.here}: {text}"))
+        self.said += 1
+        notify(self.wake)
+
+    @property
+    def first_event(self) -> int:
+        """The number of the oldest event that nobody has heard of, counted from 1."""
+        return self.said - len(self.events) + 1
 
     def count(self, damaged: int = 0, repaired: int = 0) -> None:
         """Found and repaired damage, kept in the store's state."""
@@ -131,7 +170,8 @@ class Healer:
             replace(state, damaged=state.damaged + damaged, repaired=state.repaired + repaired)
         )
 
-    def _index_failed(self, error: Damaged) -> None:
+    def index_failed(self, error: Damaged) -> None:
+        """The index can't say what is here: have it made anew."""
         if not self.index_damaged:
             self.index_damaged = True
             self.say("damage", f"the index is damaged ({error}); it is made anew from the log")
@@ -158,6 +198,14 @@ class Healer:
             self.state = State.SERVING
             notify(self.wake)
             await self._sweep()
+            if not self.recheck:
+                self.looks += 1
+                notify(self.looked)
+
+    def look(self) -> None:
+        """Compare all that is here with the maps once more; `looks` grows when that is done."""
+        self.recheck = True
+        notify(self.work)
 
     def _must_look(self) -> bool:
         if self.reconcile_wanted > self.store.state.reconciled:
@@ -168,10 +216,13 @@ class Healer:
         """Fetch what is missing; how much of it nobody has."""
         before = -1
         while True:
-            total = await self._survey()
+            missing = await self._survey()
+            total = missing.blocks
             if total == 0:
                 if self.progress:
-                    self.say("rebuilt", f"whole again: {self.progress.done} blocks came back")
+                    shares = self.sources.shares()
+                    text = f"whole again: {self.progress.done} blocks came back ({shares})"
+                    self.say("rebuilt", text)
                 return 0
             if total == before:
                 if not self.held_up:
@@ -180,18 +231,21 @@ class Healer:
                     return total
                 await sleep(limits.DOWN_S)
             before = total
-            self._begin_pass(total, await now())
+            self._begin_pass(missing, await now())
             await self._fetch_missing()
 
-    def _begin_pass(self, total: int, at: float) -> None:
+    def _begin_pass(self, missing: recovery.Amount, at: float) -> None:
         self.held_up = False
         if self.progress is None:
-            self.progress = recovery.Progress(total, at)
-            if total != self.lost:  # else very likely those that nobody had before
+            self.progress = recovery.Progress(missing.blocks, at)
+            self.sources.asked.clear()
+            self.found["missing"] += missing.blocks
+            if missing.blocks != self.lost:  # else very likely those that nobody had before
                 self.state = State.RECOVERING
-                log.warning("rebuilding %d blocks from the neighbours", total)
+                text = f"rebuilding {missing.blocks} blocks ({missing.bytes} bytes)"
+                self.say("rebuild", f"{text} from the neighbours")
             notify(self.wake)
-        self.progress.total = self.progress.done + total
+        self.progress.missing(missing)
 
     async def _pages(self, cursor: tuple[int, int]) -> wire.Stock:
         stock: wire.Stock = await call(
@@ -204,23 +258,28 @@ class Healer:
         missing = []
         for want in recovery.duty(page, self.slot, len(self.rings[page.epoch])):
             entry = self.find(want.name)
-            if entry is None or (entry.crc16, entry.crc32c) != tuple(want.seal):
+            if entry is None or (entry.length, entry.crc16, entry.crc32c) != (
+                want.length,
+                *want.seal,
+            ):
                 missing.append(want)
         return missing
 
-    async def _survey(self) -> int:
+    async def _survey(self) -> recovery.Amount:
         """Count what is missing."""
-        cursor, total = (0, -1), 0
+        cursor, blocks, size = (0, -1), 0, 0
         while True:
             stock = await self._pages(cursor)
             for page in stock.pages:
-                total += len(self._missing(page))
+                missing = self._missing(page)
+                blocks += len(missing)
+                size += sum(want.length for want in missing)
             if stock.end:
-                return total
+                return recovery.Amount(blocks, size)
             cursor = (stock.ino, stock.page)
 
     async def _fetch_missing(self) -> None:
-        cursor, logged = (0, -1), 0.0
+        cursor, told = (0, -1), await now()
         wanted: list[wire.Wanted] = []
         while True:
             stock = await self._pages(cursor)
@@ -230,53 +289,96 @@ class Healer:
                 if size >= limits.REBUILD_FLIGHT_BYTES // 2 or len(wanted) >= COPIES:
                     await self._copy(wanted)
                     wanted = []
-                if self.progress and await now() - logged > 5.0:
-                    logged = await now()
-                    log.info("rebuild: %d of %d blocks", self.progress.done, self.progress.total)
+                if await now() - told > TOLD_EVERY_S:
+                    told = await now()
+                    self._tell(told)
             if stock.end:
                 await self._copy(wanted)
                 return
             cursor = (stock.ino, stock.page)
 
-    async def _copy(self, wanted: list[wire.Wanted]) -> None:
-        """Fetch versions from the other replicas and store them."""
+    def _tell(self, at: float) -> None:
+        """How far the rebuild is: a line in the log, and an event at each tenth."""
         assert self.progress is not None
-        cured = await self._fetch(wanted)
-        self.progress.done += len(cured)
-        self.progress.done_bytes += sum(want.length for want in cured)
+        shown = self.progress.shown(at)
+        text = f"{shown.done} of {shown.total} blocks, {shown.bytes_per_s} bytes/s"
+        log.info("rebuild: %s", text)
+        if self.progress.tenth() is not None:
+            self.say("rebuilding", text)
+
+    async def _copy(self, wanted: list[wire.Wanted]) -> None:
+        """Fetch versions from the other replicas and store them; then rest."""
+        assert self.progress is not None
+        begun = await now()
+        while self.store.synced < self._copied:  # one batch at the disk, one on the way
+            await sleep(0.002)
+        cured, busy = await self._fetch(wanted)
+        if cured:
+            self._copied = self.store.round
+        at = await now()
+        self.progress.copied(cured, at)
+        self.found["healed"] += len(cured)
         if len(cured) < len(wanted) and self.store.space().free_bytes <= 0:
             log.warning("the rebuild waits: this disk is full")
             await sleep(limits.RETRY_S)
+        size = sum(want.length for want in cured)
+        await sleep(recovery.pause(at - begun, size, self.rates.rebuild, busy or self.busy(at)))
 
-    async def _fetch(self, wanted: list[wire.Wanted]) -> list[wire.Wanted]:
-        """Those that came back and were stored."""
+    async def fetch(self, wanted: list[wire.Wanted]) -> list[wire.Wanted]:
+        """Copy versions from the other replicas: those that came back and were stored."""
+        cured, _ = await self._fetch(wanted)
+        return cured
+
+    def busy(self, at: float) -> bool:
+        """Whether somebody reads or writes here."""
+        return at - self.used_at < BUSY_S
+
+    async def _fetch(self, wanted: list[wire.Wanted]) -> tuple[list[wire.Wanted], bool]:
+        """Those that came back and were stored; whether somebody else keeps a source busy."""
         cured: list[wire.Wanted] = []
-        left = wanted
-        for attempt in range(limits.REPLICAS - 1):
-            asks, parts = [], []
-            by_epoch: dict[Epoch, list[wire.Wanted]] = {}
-            for want in left:
-                by_epoch.setdefault(want.epoch, []).append(want)
-            for epoch, group in by_epoch.items():
-                ring = self.rings[epoch]
-                for slot, some in recovery.batches(group, self.slot, len(ring), attempt).items():
-                    for chunk in recovery.chunks(some):
-                        # Without repair: two servers that miss a block would ask for ever.
-                        get = wire.Get(self.store.state.cluster, tuple(chunk), False)
-                        asks.append(Ask(Peer(ring[slot]), get, limits.BULK_TIMEOUT_S))
-                        parts.append(chunk)
+        left, tried, busy = wanted, set[tuple[Name, Peer]](), False
+        for _ in range(limits.REPLICAS - 1):
+            asks, parts = self._asks(left, tried, await now())
             left = []
-            for chunk, answer in zip(parts, await call_all(asks)):
+            for ask, chunk, answer in zip(asks, parts, await call_all(asks)):
+                busy |= isinstance(answer, wire.Fetched) and answer.busy
+                if isinstance(answer, Unreachable):
+                    self.sources.silent(ask.peer, await now())
+                else:
+                    self.sources.heard(ask.peer)
                 good, bad = self._stored(chunk, answer)
                 cured += good
                 left += bad
-        return cured
+        return cured, busy
+
+    def _asks(
+        self, wanted: list[wire.Wanted], tried: set[tuple[Name, Peer]], at: float
+    ) -> tuple[list[Ask], list[list[wire.Wanted]]]:
+        """Questions for these blocks to servers that were not `tried` yet, and what each is for."""
+        by_peer: dict[Peer, list[wire.Wanted]] = {}
+        for want in wanted:
+            ring = self.rings[want.epoch]
+            others = [Peer(ring[s]) for s in recovery.sources(want, self.slot, len(ring))]
+            untried = [peer for peer in others if (want.name, peer) not in tried]
+            chosen = self.sources.choose(untried, want.length, at)
+            if chosen is None:
+                self.held_up = True
+                continue
+            tried.add((want.name, chosen))
+            by_peer.setdefault(chosen, []).append(want)
+        asks, parts = [], []
+        for peer, some in by_peer.items():
+            for chunk in recovery.chunks(some):
+                fetch = wire.Fetch(self.store.state.cluster, tuple(chunk))
+                asks.append(Ask(peer, fetch, limits.BULK_TIMEOUT_S))
+                parts.append(chunk)
+        return asks, parts
 
     def _stored(
         self, chunk: list[wire.Wanted], answer: wire.Message | Failure
     ) -> tuple[list[wire.Wanted], list[wire.Wanted]]:
         """Store the genuine ones of an answer; the others are to be asked for elsewhere."""
-        if not isinstance(answer, wire.Got) or not (
+        if not isinstance(answer, wire.Fetched) or not (
             len(answer.held) == len(answer.data) == len(chunk)
         ):
             self.held_up = True
@@ -295,7 +397,7 @@ class Healer:
             good.append(want)
         return good, bad
 
-    # --- repair, drops, garbage, scrub, upkeep -------------------------------------------------
+    # --- repair, garbage -------------------------------------------------
 
     async def repair(self) -> None:
         """Heal blocks that readers or the scrub found bad."""
@@ -310,13 +412,14 @@ class Healer:
                 await wait(self.work, limits.BEAT_S)
                 continue
             ill = await self._still_ill(wanted)
-            cured = await self._fetch(ill)
+            cured = await self.fetch(ill)
             for want in wanted:
                 self.sick.cured(want)
             for want in cured:
                 self.say("repaired", f"block {want.name.block} of inode {want.name.ino}")
             if cured:
                 self.count(repaired=len(cured))
+                self.found["healed"] += len(cured)
             if len(cured) < len(ill):
                 log.error("%d damaged blocks have no good copy yet", len(ill) - len(cured))
                 await sleep(limits.RETRY_S)
@@ -335,43 +438,14 @@ class Healer:
             if counts and want.epoch in self.rings and self.held(want)[0] is not Held.OK
         ]
 
-    async def take_drops(self) -> None:
-        """Let go of what the metaserver's queue names."""
-        while True:
-            state = self.store.state
-            if self.drops_ready <= state.dropped or not state.cluster:
-                await wait(self.work, limits.BEAT_S)
-                continue
-            try:
-                drops = await call(self.meta, wire.TakeDrops(self.slot, state.uuid, state.dropped))
-            except Failure as error:
-                log.info("drops: %s", error)
-                await sleep(limits.RETRY_S)
-                continue
-            for item in drops.items:
-                self.store.drop(_names(item))
-            if not drops.items:
-                await sleep(limits.BEAT_S)
-                continue
-            await self._durably(self.store.round)
-            dropped = drops.items[-1].number
-            self.store.set_state(replace(self.store.state, dropped=dropped))
-
-    async def _durably(self, round_: Round) -> None:
-        """Until drops made in this round can't come back: only then may they be acknowledged."""
-        while self.store.checkpointed < round_:
-            await sleep(0.02)
-            if self.store.synced >= round_:
-                self.store.checkpoint()
-
     async def _sweep(self) -> None:
         """Drop versions that no map names and no writer may still commit."""
-        last: Name | None = None
+        last = NOT_JOURNAL
         while True:
             try:
                 some = self.store.scan(last, INDEX_PAGE)
             except Damaged as error:
-                self._index_failed(error)
+                self.index_failed(error)
                 return
             if not some:
                 return
@@ -384,45 +458,23 @@ class Healer:
             garbage = [name for (name, _), keep in zip(some, judged.keep) if not keep]
             if garbage:
                 log.info("dropping %d versions that no file names", len(garbage))
-                self.store.drop(garbage)
+            strays = [one for one, keep in zip(some, judged.keep) if keep and not self._home(*one)]
+            surplus = await self._standing_elsewhere(strays[:REPAIRS])
+            if surplus:
+                log.warning("dropping %d versions whose place is elsewhere", len(surplus))
+            self.store.drop(garbage + surplus)
+            self.found.update(excess=len(garbage + surplus), healed=len(garbage + surplus))
 
-    async def scrub(self) -> None:
-        """Read and verify everything, again and again, at a set rate."""
-        while True:
-            await sleep(limits.BEAT_S)
-            if self.state is not State.SERVING:
-                continue
-            last: Name | None = None
-            while True:
-                try:
-                    some = self.store.scan(last, REPAIRS)
-                except Damaged as error:
-                    self._index_failed(error)
-                    break
-                if not some:
-                    break
-                size = 0
-                for name, entry in some:
-                    size += entry.length
-                    seal = checksum.Seal(entry.crc16, entry.crc32c)
-                    want = wire.Wanted(name, seal, entry.epoch, entry.start, entry.length)
-                    state, _ = self.held(want)
-                    if state is Held.DAMAGED:
-                        self.mend(want, state)
-                last = some[-1][0]
-                await sleep(size / self.scrub_rate + 0.001)
-            self.recheck = True
-            notify(self.work)
-            await sleep(SCRUB_PAUSE_S)
-
-    async def upkeep(self) -> None:
-        """Commit the index behind the log; win back dead segments."""
-        while True:
-            await sleep(limits.CHECKPOINT_S)
-            self.store.checkpoint()
-            while self.store.compact(limits.BATCH_BYTES):
-                await sleep(0.01)
-
-
-def _names(item: wire.DropItem) -> list[Name]:
-    return [Name(item.ino, d.block, d.version) for d in blockmap.unpack_dropped(item.versions)]
+    async def _standing_elsewhere(self, strays: Sequence[tuple[Name, IndexEntry]]) -> list[Name]:
+        """Those that stand, good, in all three of their places: this copy is one too many."""
+        found = []
+        for name, entry in strays:
+            ring = self.rings[entry.epoch]
+            seal = checksum.Seal(entry.crc16, entry.crc32c)
+            want = wire.Wanted(name, seal, entry.epoch, entry.start, entry.length)
+            check = wire.Check(self.store.state.cluster, (want,))
+            homes = placement.slots(entry.start, name.block, len(ring))
+            asks = [Ask(Peer(ring[slot]), check) for slot in homes]
+            if all(answer == wire.Checked((Held.OK,)) for answer in await call_all(asks)):
+                found.append(name)
+        return found

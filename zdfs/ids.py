@@ -4,6 +4,7 @@ Inode numbers and tokens are unique across crashes without a stored counter: the
 *incarnation* (synced before it serves, larger at each start) stands in their high bits.
 """
 
+import enum
 from typing import NamedTuple, NewType
 
 Ino = NewType("Ino", int)
@@ -17,7 +18,16 @@ Incarnation = NewType("Incarnation", int)
 Round = NewType("Round", int)  # a store's group commit
 
 ROOT = Ino(1)
+JOURNAL = Ino(0)  # the rounds of the metaserver in a dataserver's store: block = round
 COUNTER_BITS = 40  # 2^40 inodes or tokens per incarnation, 2^24 incarnations
+
+
+class Policy(enum.IntEnum):
+    """What a write does while a server of its ring is down."""
+
+    INHERIT = 0  # as the directory above; the root's: ALL
+    ALL = 1  # it waits until all three replicas are stored
+    QUORUM = 2  # two of a block's three replicas suffice, the third is owed
 
 
 class Version(NamedTuple):
@@ -33,6 +43,10 @@ class Name(NamedTuple):
     ino: Ino
     block: BlockNo
     version: Version
+
+
+NOT_JOURNAL = Name(JOURNAL, BlockNo(2**64 - 1), Version(Token(2**64 - 1), 2**32 - 1))
+"""All versions behind this name are of files."""
 
 
 def compose(incarnation: Incarnation, counter: int) -> int:

@@ -8,17 +8,22 @@ crashed in between.
 import itertools
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from zdfs import limits, records, schema
-from zdfs.errors import NoSpace, StartError
+from zdfs import limits, records, schema, wire
+from zdfs.calls import Condition, notify
+from zdfs.copied import CopiedStore
+from zdfs.errors import Damaged, NoSpace, StartError, Unavailable
 from zdfs.ids import COUNTER_BITS, Incarnation, Ino, Round, Session, Slot, Token, compose
 from zdfs.ports import MetaStore, Reader, Transaction
 from zdfs.schema import Cluster, EventRecord, Ring, Server, SessionRecord, Superblock
-from zdfs.tables import Tables, View, decode
+from zdfs.tables import Tables, View, decode, scan_past_damage
 
 log = logging.getLogger("zdfs.meta")
+
+_NEVER = Round(2**63)
+QUIET = {"mount", "unmount", "started", "up", "metaserver", "room"}  # events that are no trouble
 
 
 def founded_block_bytes(store: MetaStore) -> int | None:
@@ -31,35 +36,60 @@ def founded_block_bytes(store: MetaStore) -> int | None:
 class Ledger:
     """Transactions and everything the metaserver's rooms share."""
 
-    def __init__(self, store: MetaStore, uuid: bytes):
-        """Opens the store for a new life.  `uuid` names it if it is new."""
+    def __init__(self, store: MetaStore, uuid: bytes, least: Incarnation = Incarnation(0)):
+        """Opens the store for a new life.  `uuid` names it if it is new; the incarnation is to be
+        larger than `least`."""
         self.store = store
+        self.copied = store if isinstance(store, CopiedStore) else None
         with store.read() as read:
             payload = read.get(schema.SUPERBLOCK)
         old = Superblock(schema.META_FORMAT, uuid, Incarnation(0))
         if payload is not None:
             old = decode(Superblock, schema.SUPERBLOCK, payload)
         if old.format != schema.META_FORMAT:
+            newer = old.format > schema.META_FORMAT
             raise StartError(
                 f"the metaserver's store has format {old.format}; this release reads "
-                f"{schema.META_FORMAT}: start a newer zdfs"
+                f"{schema.META_FORMAT}: "
+                + ("start a newer zdfs" if newer else "start the zdfs that made it")
             )
-        self.opened: tuple[int, Round] = (old.incarnation, store.synced)
-        self.incarnation = Incarnation(old.incarnation + 1)
         self.uuid = old.uuid
-        with store.write() as txn:
-            news = replace(old, incarnation=self.incarnation)
-            txn.put(schema.SUPERBLOCK, records.pack(news))
-        store.end_round()
+        self._old = old
+        self.first_round = _NEVER  # of this incarnation, once it writes
+        if self.copied is None:
+            self.opened: tuple[int, Round] = (old.incarnation, store.synced)
+            self.incarnation = Incarnation(max(old.incarnation, least) + 1)
+            self.begin()
+            store.end_round()
+        else:  # nothing is changed before this metaserver is the only one: see `begin`
+            self.opened = (self.copied.head.incarnation, store.synced)
+            last = max(old.incarnation, least, self.copied.starts)
+            self.incarnation = self.copied.incarnation = Incarnation(last + 1)
+            self.copied.count_start(self.incarnation)
         self.cluster: Cluster | None = None
         self.ring: tuple[str, ...] = ()
         self.servers: dict[Slot, Server] = {}
         self.proven: set[bytes] = set()
+        self.changed: set[Ino] = set()  # by write blocks, since somebody last took them
+        self.happened = Condition()  # an event
         self.change_floor = self.incarnation << COUNTER_BITS
         self._inos, self._tokens, self._drops, self._sessions, self._events = (
             itertools.count(1) for _ in range(5)
         )
         self.load()
+
+    @property
+    def begun(self) -> bool:
+        """Whether this incarnation may write: a round before the grant would make this store look
+        newer than copies that have rounds which it lacks."""
+        return self.first_round < _NEVER
+
+    def begin(self) -> None:
+        """Record this incarnation: the first of its changes."""
+        self.first_round = self.store.round
+        with self.raw() as txn:
+            news = replace(self._old, incarnation=self.incarnation)
+            txn.put(schema.SUPERBLOCK, records.pack(news))
 
     def load(self) -> None:
         """Read what the founding recorded, and the slots."""
@@ -68,6 +98,8 @@ class Ledger:
             if payload is None:
                 return
             self.cluster = decode(Cluster, schema.CLUSTER, payload)
+            if self.copied is not None:
+                self.copied.cluster = self.cluster.uuid
             key = schema.number_key(b"r", self.cluster.epoch)
             self.ring = decode(Ring, key, read.get(key) or b"").addresses
             for number in range(len(self.ring)):
@@ -81,8 +113,15 @@ class Ledger:
         """A write block; an exception inside undoes it.  NoSpace: it would grow a full store."""
         if grows and self.store.free_bytes() <= 0:
             raise NoSpace("the metaserver's disk is full")
-        with self.store.write() as txn:
-            yield Tables(txn, self.proven, self.change_floor)
+        with self.raw() as txn:
+            tables = Tables(txn, self.proven, self.change_floor)
+            yield tables
+        self.changed.update(tables.updated)
+
+    def take_changed(self) -> set[Ino]:
+        """The inodes that write blocks have changed since this was last asked."""
+        taken, self.changed = self.changed, set()
+        return taken
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -92,7 +131,10 @@ class Ledger:
 
     @contextmanager
     def raw(self) -> Iterator[Transaction]:
-        """A write block for records outside the name space."""
+        """A write block for records outside the name space.  Unavailable: nobody has granted this
+        metaserver yet."""
+        if not self.begun:
+            raise Unavailable("nothing is changed before more than half of the dataservers voted")
         with self.store.write() as txn:
             yield txn
 
@@ -132,7 +174,7 @@ class Ledger:
 
     def event(self, at_ns: int, kind: str, text: str) -> None:
         """Record something people should know; the oldest go."""
-        log.warning("%s: %s", kind, text)
+        log.log(logging.INFO if kind in QUIET else logging.WARNING, "%s: %s", kind, text)
         number = compose(self.incarnation, next(self._events))
         with self.raw() as txn:
             record = EventRecord(at_ns, kind[:200], text[: limits.TEXT_BYTES // 4])
@@ -141,16 +183,59 @@ class Ledger:
                 keys = [key for key, _ in _table(txn, b"v")]
                 for key in keys[: -limits.EVENTS]:
                     txn.delete(key)
+        notify(self.happened)
+
+    def events_after(self, after: int, last: int) -> tuple[list[wire.Happened], bool]:
+        """Events behind a number (or the `last` ones), oldest first, as many as fit a message; and
+        whether some of those asked for are not kept any more.  Events go from the oldest on: while
+        the one of that number is here, none behind it has gone."""
+        found: list[wire.Happened] = []
+        size = 0
+        with self.store.read() as read:
+            first = schema.number_key(b"v", after)
+            if last:
+                with suppress(Damaged):  # then from the oldest that stands behind it
+                    for key, _ in itertools.islice(_newest(read), last):
+                        first = key
+            for key, payload in scan_past_damage(read, first, schema.after(b"v")):
+                if key == first and after and not last:
+                    continue
+                found.append(_happened(key, payload))
+                size += 4 * len(found[-1].text) + 4 * len(found[-1].kind)
+                if len(found) == limits.EVENTS_TOLD or size > limits.LISTING_BYTES:
+                    break
+            gap = after > 0 and not last and bool(found) and self._is_gone(read, first)
+        return found, gap
+
+    def _is_gone(self, read: Reader, key: bytes) -> bool:
+        try:
+            return read.get(key) is None
+        except Damaged:  # unreadable, but here
+            return False
 
     def events(self, count: int) -> list[EventRecord]:
         """The newest, oldest first."""
         found: list[EventRecord] = []
         with self.store.read() as read:
-            for key, payload in read.scan(b"v", schema.after(b"v"), reverse=True):
+            for key, payload in _newest(read):
                 found.append(decode(EventRecord, key, payload))
                 if len(found) == count:
                     break
         return found[::-1]
+
+
+def _newest(read: Reader) -> Iterator[tuple[bytes, bytes]]:
+    return read.scan(b"v", schema.after(b"v"), reverse=True)
+
+
+def _happened(key: bytes, payload: bytes | Damaged) -> wire.Happened:
+    number = schema.number_of_key(key)
+    try:
+        if isinstance(payload, Damaged):
+            raise payload
+        return wire.Happened(number, *decode(EventRecord, key, payload))
+    except Damaged as error:
+        return wire.Happened(number, 0, "damage", f"the record of an event: {error}")
 
 
 def _table(read: Reader, table: bytes) -> Iterator[tuple[bytes, bytes]]:

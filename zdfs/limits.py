@@ -14,9 +14,11 @@ SYMLINK_BYTES = 4095
 XATTR_NAME_BYTES = 255  # Linux XATTR_NAME_MAX
 XATTR_VALUE_BYTES = 64 * KIB  # Linux XATTR_SIZE_MAX
 XATTR_LIST_BYTES = 64 * KIB  # Linux XATTR_LIST_MAX
+ACL_BYTES = 4096  # 511 entries: the kernel reads a list of FUSE into one page
 LINKS = 65_000  # as ext4
 FILE_BYTES = 2**63 - 1
 REPLICAS = 3
+QUORUM = 2  # replicas that a commit needs under policy quorum: more than half
 SERVERS_MIN = 3
 SERVERS = 1024
 BLOCK_BYTES_MIN = 8  # the seed's picture
@@ -32,15 +34,30 @@ FRAMES = BLOCKS + 4  # frames in one message, routing included
 MESSAGE_BYTES = 8 * MIB  # sum over the frames of one message
 BATCH_BYTES = 2 * MIB  # what we aim for in one vectored message: three of them pipeline well
 LIST_ITEMS = 4096  # longest list in a header
+DEBTS_EXAMINED = 8192  # records of debts that one ListDebts looks at: some milliseconds
+VERSIONS = 512  # versions that fsck asks about at once: some milliseconds of a server's time
+HITS = 512  # files that one answer to zdfs impact names: 64 bytes each
+DISPUTES = 32  # grants, locks or waiters that one answer names: people read them
+EXPLAINED = 32  # calls, failures or servers that a mount names: 32 KiB, an attribute has 64
+PATH_SHOWN = 256  # the end of a path in it
+FAULTS = 64  # metadata faults in one answer: texts of a KiB fit into one head
 TEXT_BYTES = 4096  # longest text for people
 ADDRESS_BYTES = 255
 WALK_NAMES = 64  # names in one Lookup
 LISTING_BYTES = 128 * KIB  # what a page of ReadDirectory aims for
 LISTING_ENTRIES = 512
 SLOTS = 256  # changes a session may have outstanding
+SLOTS_KEPT = 32  # ... of which those that wait for another mount leave so many to the others
 SESSIONS = 4096
 PEERS_QUEUED = 1000  # messages queued per ZeroMQ peer (HWM)
 PARKED = 8192  # requests waiting in one server: each is a coroutine
+
+# --- locks -----------------------------------------------------------------------------------
+LOCKS = 16_384  # ranges that one mount's programs hold
+LOCKS_OF_FILE = 4096  # ranges held of one file: looking through them takes a millisecond
+LOCKS_TOLD = 1024  # ranges in one Announce: it must fit beside files and grants
+LOCK_WAITERS = 1000  # of one mount: half of its workers stay free for everything else
+LOCK_WAITER_S = 5.0  # a waiter that did not ask again for so long is gone
 
 # --- proofs of absence -----------------------------------------------------------------------
 PROOF_ENTRIES = 16_384  # a directory's names are summed before one is missed (10 ms); above: walk
@@ -49,6 +66,8 @@ PROOFS = 65_536  # directories and attribute lists remembered as proven
 INVENTORY_EXAMINED = 2048  # map pages one Inventory looks at: some milliseconds
 
 # --- time ------------------------------------------------------------------------------------
+FIRST_NS = -(2**63)  # 1677: times of files are kept as msgpack's integers, which end here
+LAST_NS = 2**64 - 1  # and in 2554; ext4's are from 1901 to 2446.  Others become the nearest
 TIMEOUT_S = 2.0  # a request without reply: the server is a suspect
 BULK_TIMEOUT_S = 5.0  # a message with blocks: disks may be busy
 PATIENCE_S = 60.0  # a request is never kept waiting for longer, whatever its sender says
@@ -56,9 +75,13 @@ RETRY_S = 1.0  # a blocked write asks again
 BEAT_S = 1.0
 JOIN_S = 0.2  # a dataserver that isn't accepted yet reports so often
 DOWN_S = 3.0  # silence after which the cluster map says down
-SESSION_S = 10.0  # life of a session without heartbeat
+SESSION_S = 10.0  # life of a session without heartbeat, unless the metaserver is told another
+SESSION_MIN_S = 3.0  # ... which is at least this: three heartbeats
+DEAF_BEATS = 5  # a mount that heard no reply to so many heartbeats can't hear recalls either
 SUSPECT_S = 3.0  # a client leaves a server alone for so long after a timeout
 GIVE_UP_READ_S = 6.0  # no replica of a block answers: EIO ("within seconds")
+HOLD_S = 0.05  # a grant that is being written under is kept so long: several writes a turn
+FLUSH_WAIT_S = 1.0  # an open for reading waits so long for another mount's flush
 RECALL_S = 2.0  # between two recalls of the same grant
 KEEP_SUPERSEDED_S = 1.0  # an overwritten version stays for readers underway
 FLUSH_AFTER_S = 0.5  # a partial dirty block waits so long for its rest
@@ -71,9 +94,13 @@ CHECKPOINT_S = 1.0  # a dataserver's index follows its log by so much
 DIRTY_BYTES = 32 * MIB  # write-behind per mount
 CACHED_BYTES = 48 * MIB  # clean blocks per mount
 READ_AHEAD_BYTES = 4 * MIB
-FLIGHT_BYTES = 64 * MIB  # received and not yet synced on one dataserver
+COPY_BYTES = GIB  # one copy_file_range: its count must fit the kernel's 32 bits
 NAMES_CACHED = 65_536  # entries in a mount's name and attribute caches
+XATTRS_MISSED = 16  # names of attributes that an inode is remembered to lack
+LOOKED_AT = 65_536  # inodes per mount that the metaserver will tell it of when they change
 EVENTS = 1000  # newest events kept by the metaserver
+EVENTS_TOLD = 128  # ... in one answer; by bytes they are fewer if their texts are long
+EVENTS_UNTOLD = 256  # kept by a dataserver that can't tell the metaserver
 
 # --- mounts ----------------------------------------------------------------------------------
 FUSE_WORKERS = 2000  # threads: so many operations may be blocked before the mount is
@@ -87,17 +114,31 @@ MOUNT_OPTIONS = 64  # -o options
 
 # --- stores ----------------------------------------------------------------------------------
 SEGMENT_BYTES = 64 * MIB
-SYNC_BYTES = 8 * MIB  # a log round is synced at least every so many bytes
 META_MAP_BYTES = 64 * GIB  # sparse: address space, not disk
 INDEX_MAP_BYTES = 64 * GIB
 META_RESERVE_BYTES = 16 * MIB  # growth is refused below: deleting needs copy-on-write room
 DATA_RESERVE_BYTES = 24 * MIB  # one compaction target and the index's own growth
 SCRUB_BYTES_PER_S = 16 * MIB
+META_COPIES = 2  # dataservers that have each round of the metaserver before its replies leave
+COPIES = 5  # ... at most: more wait for the slowest of many without being safer
+OUTBOX_ROUNDS = 1024  # rounds that the metaserver keeps for members that have yet to hear them
+OUTBOX_BYTES = 16 * MIB  # ... and their bytes; a member further behind is filled anew
+ROUND_FRAMES = 1024  # of one round, in pieces: letting go of a file of 3 TiB
+COPY_ROUNDS = 64  # rounds in one Append
+MIRROR_BYTES = MIB  # of changes that wait for the mirror: a commit of some ten milliseconds
+MIRROR_S = 1.0  # ... and for so long
+JOURNAL_ROUNDS = 512  # kept behind the mirror: a metaserver that died lacks the last few
+REPLACE_S = 10.0  # a member of the journal set that is down so long is replaced, if one can
+SCRUB_PERIOD_S = 7 * 86_400.0  # each stored byte is read again within: disks rot slowly
+SCRUB_PERIOD_MIN_S = 60.0  # shorter, a pass would follow the other without a rest
 REBUILD_FLIGHT_BYTES = 8 * MIB
 
+assert 2 * QUORUM > REPLICAS and QUORUM < REPLICAS
 assert BLOCK_BYTES_MIN <= BLOCK_BYTES <= BLOCK_BYTES_MAX <= FRAME_BYTES
 assert FRAME_BYTES + HEAD_BYTES <= MESSAGE_BYTES and BATCH_BYTES + FRAME_BYTES <= MESSAGE_BYTES
 assert XATTR_VALUE_BYTES + XATTR_NAME_BYTES < HEAD_BYTES and LISTING_BYTES * 2 <= HEAD_BYTES
 assert LISTING_ENTRIES <= LIST_ITEMS and BLOCKS <= LIST_ITEMS
-assert TIMEOUT_S < DOWN_S < GIVE_UP_READ_S < SESSION_S
+assert 2 * LOCK_WAITERS <= FUSE_WORKERS and 3 * RETRY_S < LOCK_WAITER_S
+assert FLUSH_WAIT_S < TIMEOUT_S < DOWN_S < GIVE_UP_READ_S < SESSION_S
 assert SEGMENT_BYTES >= 2 * MESSAGE_BYTES
+assert DOWN_S < REPLACE_S and JOURNAL_ROUNDS < OUTBOX_ROUNDS

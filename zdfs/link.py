@@ -29,6 +29,7 @@ from zdfs import addresses, limits, wire
 from zdfs.calls import Ask, CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
 from zdfs.errors import BadMessage, Failure, Interrupted, NoSession, Unreachable
 from zdfs.ids import Incarnation, Session
+from zdfs.pace import Paces
 
 log = logging.getLogger("zdfs.link")
 T = TypeVar("T")
@@ -71,7 +72,9 @@ class Link:
         self._hiring = threading.Condition()
         self._idle = 0  # background threads that wait for a job
         self._threads: set[threading.Thread] = set()
-        self._here = threading.local()  # since: the start of what runs in this thread
+        self._here = threading.local()  # since: the start of what runs in this thread; its trap
+        self.paces = Paces()
+        self.asked: dict[int, tuple[wire.Asked, ...]] = {}  # by callers' threads that wait long
         self._closing = threading.Event()
         self._attendant: threading.Thread | None = None
 
@@ -101,6 +104,7 @@ class Link:
                 except StopIteration as done:
                     result: T = done.value
                     return result
+                self._here.trap = trap
                 woken = self._register(trap)
                 self._monitor.release()
                 value = error = None
@@ -143,7 +147,14 @@ class Link:
     def _signalled(self) -> bool:
         """Whether to stop waiting.  A signal that the caller survives (a timer, a child's end)
         must not break what a local file system would finish: it counts once we are blocked."""
-        if getattr(self._here, "background", False) or not self.interrupted():
+        if getattr(self._here, "background", False):
+            return False
+        trap = self._here.trap
+        asks = trap.asks[:4] if isinstance(trap, CallAll) else ()
+        self.asked[threading.get_ident()] = tuple(
+            [wire.Asked(ask.peer, type(ask.request).__name__) for ask in asks]
+        )
+        if not self.interrupted():
             return False
         return time.monotonic() - self._here.since > limits.SIGNALLED_S or self.dying()
 
@@ -350,7 +361,7 @@ class Link:
 class Call:
     """One request underway on one socket."""
 
-    __slots__ = ("link", "ask", "head", "deadline", "socket", "answer")
+    __slots__ = ("link", "ask", "head", "deadline", "sent", "socket", "answer")
 
     def __init__(self, link: Link, ask: Ask):
         self.link, self.ask = link, ask
@@ -360,6 +371,7 @@ class Call:
             link.session, slot, sequence, int(ask.timeout_s * 1000), link.incarnation
         )
         self.answer: wire.Reply | Failure | None = None
+        self.sent = time.monotonic()
         self.socket = link._take(ask.peer)
 
     def send(self) -> None:
@@ -387,6 +399,8 @@ class Call:
             return False
         self.link.incarnation = max(self.link.incarnation, head.incarnation)
         self.answer = wire.judged(self.ask.request, reply)
+        at = time.monotonic()
+        self.link.paces.answered(self.ask.peer, type(self.ask.request), at - self.sent, at)
         return True
 
     def end(self) -> None:

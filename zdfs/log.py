@@ -2,6 +2,7 @@
 
     append, append, ... end_round          one pwritev into the current segment, a ROUND record last
         `-> Syncer: fdatasync              one for all rounds that wait; then `synced` moves
+                                           (a new segment's name is synced, too)
 
 Each record quotes the checksum of the record header before it; header checksums are salted with the
 store and the segment, so that no bytes from elsewhere pass for records.  A round stands in one
@@ -147,10 +148,12 @@ class Files:
 
 
 class _Job(NamedTuple):
-    """A round to be synced; `retired` is a segment that got its last record before it."""
+    """A round to be synced; `created`: the first of its segment, whose name is to be synced, too;
+    `retired` is a segment that got its last record before it."""
 
     round: Round
     fd: int
+    created: bool
     retired: int | None
     since_s: float
 
@@ -167,13 +170,17 @@ class Syncer:
         self.synced = synced
         self.failure: str | None = None
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to sync beside whoever hands over; without it, only `step` does."""
         self._thread = threading.Thread(target=self._run, name="zdfs sync", daemon=True)
         self._thread.start()
 
-    def hand_over(self, number: Round, fd: int, retired: int | None) -> None:
+    def hand_over(self, number: Round, fd: int, created: bool, retired: int | None) -> None:
         """Sync this round after those before it, and then close `retired`."""
         with self._changed:
-            self._jobs.append(_Job(number, fd, retired, time.monotonic()))
+            self._jobs.append(_Job(number, fd, created, retired, time.monotonic()))
             self._changed.notify_all()
 
     def oldest_s(self) -> float:
@@ -184,6 +191,8 @@ class Syncer:
 
     def wait(self) -> None:
         """Until all that was handed over is synced, or it failed."""
+        if self._thread is None:
+            self.step()
         with self._changed:
             self._changed.wait_for(lambda: self.failure or not (self._jobs or self._busy))
 
@@ -199,7 +208,8 @@ class Syncer:
         with self._changed:
             self._stop = True
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         os.close(self.eventfd)
 
     def _run(self) -> None:
@@ -208,22 +218,29 @@ class Syncer:
                 self._changed.wait_for(lambda: self._jobs or self._stop)
                 if not self._jobs:
                     return
-                self._busy, self._jobs = self._jobs, []
-            failure = self._sync(self._busy)
-            with self._changed:
-                self.failure = failure
-                if failure is None:
-                    self.synced = self._busy[-1].round
-                self._busy = []
-                self._changed.notify_all()
-            os.eventfd_write(self.eventfd, 1)
+            self.step()
+
+    def step(self) -> None:
+        """Sync all rounds that wait."""
+        with self._changed:
+            if self.failure is not None or not self._jobs:
+                return
+            self._busy, self._jobs = self._jobs, []
+        failure = self._sync(self._busy)
+        with self._changed:
+            self.failure = failure
+            if failure is None:
+                self.synced = self._busy[-1].round
+            self._busy = []
+            self._changed.notify_all()
+        os.eventfd_write(self.eventfd, 1)
 
     def _sync(self, jobs: list[_Job]) -> str | None:
         retired = [job.retired for job in jobs if job.retired is not None]
         try:
             for fd in dict.fromkeys(job.fd for job in jobs):
                 os.fdatasync(fd)
-            if retired:
+            if any(job.created for job in jobs):
                 disk.sync_directory(self._directory)
             for fd in retired:
                 os.close(fd)
@@ -235,7 +252,11 @@ class Syncer:
 class Log:
     """The end of the log: where records are appended."""
 
-    def __init__(self, files: Files, uuid: bytes, boot: int, round_: Round, synced: Round):
+    def __init__(
+        self, files: Files, uuid: bytes, boot: int, round_: Round, synced: Round,
+        thread: bool = True,
+    ):  # fmt: skip
+        """`thread`: rounds are synced beside us; else whenever `syncer.step` is called."""
         self.files = files
         self.uuid = uuid
         self.boot = boot
@@ -249,9 +270,12 @@ class Log:
         self._written = 0  # of the current segment
         self._salt = 0
         self._fd = -1
+        self._created = False  # the segment, in this round
         self._retired: int | None = None
         self._failure: str | None = None
         self.syncer = Syncer(files.directory, synced)
+        if thread:
+            self.syncer.start()
 
     @property
     def synced(self) -> Round:
@@ -276,7 +300,7 @@ class Log:
         if self._fd >= 0:
             assert self._retired is None, "two segments in one round"
             self._retired = self._fd
-        self._fd, self.number = fd, number
+        self._fd, self.number, self._created = fd, number, True
         self._buffers = [head]
         self._written, self.size = 0, SEGMENT_HEADER_BYTES
         self._salt = self.previous = schema.record_salt(self.uuid, number)
@@ -334,8 +358,8 @@ class Log:
         empty = Seal(0, checksum.crc32c(b""))
         self.append(schema.KIND_ROUND, NO_NAME, empty, Epoch(0), Slot(0), b"")
         self.flush()
-        self.syncer.hand_over(self.round, self._fd, self._retired)
-        self._retired = None
+        self.syncer.hand_over(self.round, self._fd, self._created, self._retired)
+        self._created, self._retired = False, None
         self.dirty = False
         self.round = Round(self.round + 1)
 

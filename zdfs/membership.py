@@ -8,21 +8,22 @@ not be able to declare the others old.
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from zdfs import addresses, cluster, extents, limits, namespace, records, schema, wire
 from zdfs.calls import Condition, Trap, clock, notify, now, sleep
+from zdfs.chain import NO_COPIES
+from zdfs.copying import Copying
 from zdfs.errors import BadMessage, Damaged, FaultsForbidden, Foreign, Unavailable
-from zdfs.ids import Epoch, Incarnation, Name, Slot
+from zdfs.ids import Epoch, Incarnation, Name, Round, Slot
 from zdfs.ledger import Ledger, log
 from zdfs.ports import Caller
-from zdfs.schema import Cluster, DropRecord, Ring
+from zdfs.schema import Account, Cluster, DropRecord, Ring, Server
 from zdfs.sessions import Sessions
 from zdfs.tables import Tables, View, decode
 from zdfs.wire import State
 
 PERSIST_S = 5.0  # synced rounds of the servers are recorded so often, when they moved
-SHOWN_EVENTS = 64  # in a status: events of a KiB at most ...
-SHOWN_MOUNTS = 128  # ... and mounts of half a KiB fit into one head
 DROPS = 256  # records of the drop queue in one answer
 
 
@@ -31,7 +32,7 @@ class Membership:
 
     def __init__(
         self, ledger: Ledger, sessions: Sessions, block_bytes: int, faults: bool,
-        broadcast: Callable[[wire.Reply], None],
+        broadcast: Callable[[wire.Reply], None], meta_copies: int = 0,
     ):  # fmt: skip
         self.ledger, self.sessions, self.faults = ledger, sessions, faults
         self.block_bytes = ledger.cluster.block_bytes if ledger.cluster else block_bytes
@@ -39,16 +40,24 @@ class Membership:
         self.reports: dict[Slot, cluster.Heard] = {}
         self.map = cluster.Map(ledger.incarnation << 40)
         self.granted = False
+        self.behind = False  # some dataserver has newer metadata: get it before anything else
+        self.copying: Copying | None = None
+        if ledger.copied is not None:
+            self.copying = Copying(ledger, ledger.copied, self.reports, meta_copies)
         self.note = ""
         self.changed = Condition()  # the map or the grant changed
-        self.queued: list[tuple[float, int]] = []  # drops too young to be taken
+        self.queued: list[tuple[float, int, Round]] = []  # drops too young to be taken
         self.droppable = 0
         self._persisted: dict[Slot, float] = {}
-        self._recorded: dict[Slot, tuple[wire.Event, ...]] = {}  # of the report before
+        self._ticket = ledger.incarnation << 40  # of the newest answer to a report
+        self._quoted: dict[Slot, int] = {}  # no report that quotes these or less is news
+        self._begun: float | None = None  # when `watch` first looked
         if ledger.cluster:
             self.note = "waiting for the votes of more than half of the dataservers"
             self.map.members = cluster.members(ledger.ring, ledger.servers, {}, 0.0)
-            self.droppable = (ledger.incarnation << 40) - 1
+            # What the life before queued is held until its newest round is on disks, as ever.
+            before = (ledger.incarnation << 40) - 1
+            self.queued.append((float("-inf"), before, ledger.store.synced))
 
     # --- may we? -------------------------------------------------------------------------------
 
@@ -56,6 +65,9 @@ class Membership:
         """Raises Unavailable when names and maps must not change."""
         if not self.granted:
             raise Unavailable(self.note)
+        why = self.copying.ready() if self.copying else ""
+        if why:
+            raise Unavailable(why)
 
     def may_read(self, at: float) -> None:
         """Raises Unavailable when not even reads may be answered: nobody vouches for this store."""
@@ -79,26 +91,49 @@ class Membership:
         refused = self._refusal(request)
         if refused:
             return self._instructions(request, refused)
+        if self._late(request):  # nothing is settled or recorded: ask again, with a ticket
+            return replace(self._instructions(request), cluster=b"", granted=False)
         self.reports[request.slot] = cluster.Heard(at, request)
         self._give_way(request)
         if self.ledger.cluster is None:
             self._found(at, at_ns)
             return self._instructions(request)
         if not self.granted:
-            self._vote(at)
+            self._vote(at, at_ns)
         if self.granted:
             self._record(request, at, at_ns)
         self._watch(at)
         return self._instructions(request)
+
+    def _late(self, report: wire.Report) -> bool:
+        """Whether a report says that its store went back, or is another, and may itself be from
+        before the newest one: the network may hold up what its sender has long given up.  What
+        quotes a ticket that no report quoted yet was sent after all that were heard."""
+        slot = report.slot
+        quoted = self._quoted.get(slot, self.ledger.incarnation << 40)
+        server = self.ledger.servers.get(slot)
+        accuses = server and cluster.judge(server, self.ledger.servers, report).kind
+        if accuses and report.ticket <= quoted:
+            return True
+        # A process that has no ticket yet: whatever was sent before it is late from here on.
+        self._quoted[slot] = max(quoted, report.ticket or self._ticket)
+        return False
 
     def _give_way(self, report: wire.Report) -> None:
         """A server is promised to a later metaserver: this one must not change anything more."""
         server = self.ledger.servers.get(report.slot)
         known = server is not None and server.uuid == report.uuid
         if self.granted and known and report.promised > self.ledger.incarnation:
-            self.granted = False
+            self._grant(False)
             log.error("dataserver %d serves a later metaserver: this one gives way", report.slot)
             notify(self.changed)
+
+    def _grant(self, on: bool) -> None:
+        if on and not self.granted and self.copying is not None:
+            self.ledger.begin()
+        self.granted = on
+        if self.copying is not None:
+            self.copying.allow(on)
 
     def _refusal(self, report: wire.Report) -> str:
         ours = self.ledger.cluster
@@ -106,14 +141,11 @@ class Membership:
             return f"slot {report.slot} is not in its own list of {len(report.addresses)} ports"
         if ours is None:
             if report.cluster:
+                self.behind = self.copying is not None
                 self.note = cluster.founding({report.slot: cluster.Heard(0.0, report)}, 0.0)[1]
                 log.error("%s", self.note)
                 return self.note
-            first = next((h.report for h in self.reports.values()), report)
-            if first.addresses != report.addresses and first.slot != report.slot:
-                shown = " ".join(addresses.short(a) for a in first.addresses)
-                return f"its list of ports differs from that of slot {first.slot}: {shown}"
-            return ""
+            return cluster.mistyped(report, self.reports)
         if report.cluster and report.cluster != ours.uuid:
             return (
                 f"its store belongs to cluster {report.cluster.hex()}, "
@@ -133,12 +165,15 @@ class Membership:
             return
         epoch = Epoch(1)
         founded = Cluster(os.urandom(16), self.block_bytes, limits.REPLICAS, epoch)
+        if self.copying is not None:
+            self.ledger.begin()
         with self.ledger.raw() as txn:
             txn.put(schema.CLUSTER, records.pack(founded))
             txn.put(schema.number_key(b"r", epoch), records.pack(Ring(ring)))
             for slot, heard in self.reports.items():
                 server = cluster.fresh(heard.report)
                 txn.put(schema.number_key(b"s", slot), records.pack(server))
+                txn.put(schema.number_key(b"a", slot), records.pack(Account(0, 0, 0, 0)))
             namespace.found(Tables(txn, self.ledger.proven, self.ledger.change_floor), at_ns)
         self.ledger.store.end_round()  # on disk before the first server hears of it
         self.ledger.load()
@@ -146,22 +181,45 @@ class Membership:
         log.warning("founded cluster %s of %d dataservers", founded.uuid.hex(), len(ring))
         self._watch(at)
 
-    def _vote(self, at: float) -> None:
+    def _vote(self, at: float, at_ns: int) -> None:
         outrun = self._outrun()
         if outrun is not None:
+            self.behind = self.copying is not None
             self.note = (
                 f"this metaserver's store is an old copy: the dataserver in slot {outrun.slot} has "
                 f"seen incarnation {max(outrun.promised, outrun.served_incarnation)}: start the "
                 "metaserver with its newest store"
             )
             return
+        if self.copying is not None and not self._newest(at):
+            return
         servers = self.ledger.servers
-        self.granted = cluster.granted(servers, self.reports, self.ledger.incarnation, at)
+        self._grant(cluster.granted(servers, self.reports, self.ledger.incarnation, at))
         self.note = cluster.hoping(self.ledger.ring, servers, self.reports, at)
         if self.granted:
             self.note = ""
             log.info("granted by more than half of the dataservers: serving")
+            text = f"incarnation {self.ledger.incarnation} serves"
+            self.ledger.event(at_ns, "metaserver", text)
             notify(self.changed)
+
+    def _newest(self, at: float) -> bool:
+        """Whether enough copies say that nothing is newer than our store."""
+        assert self.copying is not None and self.ledger.copied is not None
+        verdict = self.copying.judge(self.ledger.copied.head, at)
+        self.behind = verdict.source is not None
+        self.note = verdict.text or self.note
+        if verdict.settled:
+            self.copying.adopt(verdict.copies)
+        return verdict.settled
+
+    def _served(self) -> tuple[int, Round]:
+        """The newest round of ours that nobody can lose: what dataservers remember of us."""
+        ledger = self.ledger
+        safe = ledger.store.safe(synced=True, change=True)
+        if not self.granted or safe < ledger.first_round:
+            return ledger.opened
+        return ledger.incarnation, safe
 
     def _record(self, report: wire.Report, at: float, at_ns: int) -> None:
         """What the report changes about its slot, and its events."""
@@ -170,29 +228,42 @@ class Membership:
         verdict = cluster.judge(server, ledger.servers, report)
         assert verdict.server is not None, "refused above"
         news = verdict.server
+        name = addresses.short(ledger.ring[slot])
         if cluster.trusted(news, report) and report.reconciled > news.reconciled:
             news = replace(news, reconciled=report.reconciled)
+        if not cluster.same_boot(server, report):
+            news = replace(news, heard=0)
+            if not verdict.kind:
+                ledger.event(at_ns, "started", f"{name} started, for the {report.boot}. time")
+        if verdict.kind:
+            ledger.event(at_ns, verdict.kind, f"{name} {verdict.text}")
+        news = self._hear(news, name, report, at_ns)
         moved = replace(news, synced_round=server.synced_round) != server
         if moved or (news != server and at - self._persisted.get(slot, 0.0) > PERSIST_S):
             self._persisted[slot] = at
             ledger.set_server(slot, news)
         else:
             ledger.servers[slot] = news
-        if verdict.kind:
-            ledger.event(
-                at_ns, verdict.kind, f"{addresses.short(ledger.ring[slot])} {verdict.text}"
-            )
-        for event in report.events:
-            if event not in self._recorded.get(slot, ()):  # else a repeat: our answer was lost
-                ledger.event(event.at_ns or at_ns, event.kind, event.text)
-        self._recorded[slot] = report.events
+
+    def _hear(self, news: Server, name: str, report: wire.Report, at_ns: int) -> Server:
+        """Record what a server has to tell, each event once: their numbers are kept with them."""
+        first = report.first_event
+        if report.events and first > news.heard + 1:
+            text = f"{name} had {first - news.heard - 1} more events to tell than it could keep"
+            self.ledger.event(at_ns, "unheard", text)
+        for number, event in enumerate(report.events, first):
+            if number > news.heard:
+                self.ledger.event(event.at_ns or at_ns, event.kind, event.text)
+                news = replace(news, heard=number)
+        return news
 
     def _instructions(self, report: wire.Report, refused: str = "") -> wire.Instructions:
         ledger, ours = self.ledger, self.ledger.cluster
         server = ledger.servers.get(report.slot)
-        served = (ledger.incarnation, ledger.store.synced) if self.granted else ledger.opened
+        served = self._served()
         claim = wire.Claim(ledger.incarnation, Incarnation(served[0]), served[1])
         known = ours is not None and server is not None and server.uuid == report.uuid
+        self._ticket += 1
         return wire.Instructions(
             cluster=ours.uuid if ours else b"",
             epoch=ours.epoch if ours else Epoch(0),
@@ -204,8 +275,19 @@ class Membership:
             wiped=bool(server and server.reconciled < server.refill),
             reconcile=server.reconcile if server and known else 0,
             drops=self.droppable,
+            copies=self.copying.told if self.copying else NO_COPIES,
             refused=refused,
+            ticket=self._ticket,
+            owed=self.account(report.slot).replicas if known else 0,
         )
+
+    def account(self, slot: Slot) -> Account:
+        """What a slot is owed; where damage hides that, nothing: the walk and fsck say so."""
+        try:
+            with self.ledger.view() as view:
+                return view.account(slot)
+        except Damaged:
+            return Account(0, 0, 0, 0)
 
     # --- the map -------------------------------------------------------------------------------
 
@@ -232,26 +314,58 @@ class Membership:
     def shown_map(self) -> wire.ClusterMap:
         """The cluster map for the wire."""
         ours = self.ledger.cluster
-        return self.map.shown(ours.epoch if ours else Epoch(0))
+        copies = self.copying.told if self.copying else NO_COPIES
+        return self.map.shown(ours.epoch if ours else Epoch(0), copies)
 
-    def tasks(self) -> list[tuple[str, Coroutine[Trap, None, None]]]:
+    def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
         """What runs beside the requests."""
-        return [("watch", self.watch())]
+        return [("watch", self.watch()), *(self.copying.tasks() if self.copying else ())]
 
     async def watch(self) -> None:
         """Silence makes a server down; drops ripen."""
         while True:
             await sleep(limits.BEAT_S / 4)
-            at = await now()
+            at, at_ns = await now(), await clock()
             self._watch(at)
-            while self.queued and at - self.queued[0][0] >= limits.KEEP_SUPERSEDED_S:
+            self._tell_silence(at, at_ns)
+            while self.queued and self._ripe(at, *self.queued[0]):
                 self.droppable = self.queued.pop(0)[1]
+
+    def _tell_silence(self, at: float, at_ns: int) -> None:
+        """Events for who fell silent and who is back.  What was said stands in the records, so it
+        is not said again by the next metaserver, which first waits to hear from everybody."""
+        if self._begun is None:
+            self._begun = at
+        if not self.granted:
+            return
+        for member in self.map.members:
+            server, down = self.ledger.servers[member.slot], member.state is State.DOWN
+            early = at - self._begun < limits.DOWN_S + limits.BEAT_S
+            if down == server.down or (down and early):
+                continue
+            name = addresses.short(member.address)
+            kind, text = "up", f"{name} is back"
+            if down:
+                kind = "down"
+                text = f"{name} is down: it said nothing for {limits.DOWN_S:g} s; writes wait"
+            self.ledger.set_server(member.slot, replace(server, down=down))
+            self.ledger.event(at_ns, kind, text)
 
     # --- drops ---------------------------------------------------------------------------------
 
+    def _ripe(self, at: float, queued: float, number: int, round_: Round) -> bool:
+        """No reader is underway to it, and no power cut brings back what let go of it."""
+        store = self.ledger.store
+        if at - queued < limits.KEEP_SUPERSEDED_S:
+            return False
+        if round_ > store.safe(synced=True, change=True):
+            store.promise(round_)  # else its copies sync it when somebody asks: perhaps never
+            return False
+        return True
+
     def dropped(self, at: float, number: int) -> None:
-        """A write block has queued drops up to `number`."""
-        self.queued.append((at, number))
+        """The write block underway has queued drops up to `number`."""
+        self.queued.append((at, number, self.ledger.store.round))
 
     async def take_drops(self, request: wire.TakeDrops, caller: Caller) -> wire.Drops:
         """The next of the queue for a slot; what all slots have done is forgotten."""
@@ -268,16 +382,17 @@ class Membership:
                 for key in [key for key, _ in txn.scan(first, end)]:
                     txn.delete(key)
         items: list[wire.DropItem] = []
-        size = 0
+        size, through = 0, self.droppable
         with ledger.store.read() as read:
             first = schema.number_key(b"d", request.done + 1)
             for key, payload in read.scan(first, schema.number_key(b"d", self.droppable + 1)):
                 record = decode(DropRecord, key, payload)
                 size += len(payload)
                 if items and (size > limits.HEAD_BYTES // 2 or len(items) == DROPS):
+                    through = items[-1].number
                     break
                 items.append(wire.DropItem(schema.number_of_key(key), record.ino, record.versions))
-        return wire.Drops(tuple(items))
+        return wire.Drops(tuple(items), max(through, request.done))
 
     # --- what must be where --------------------------------------------------------------------
 
@@ -293,8 +408,10 @@ class Membership:
     async def judge(self, request: wire.Judge, caller: Caller) -> wire.Judgement:
         """Which versions are named by a map, or may still be."""
         self.may_change()
+        newest = self.queued[-1][1] if self.queued else self.droppable
         with self.ledger.view() as view:
-            return wire.Judgement(bytes([self._keep(view, name) for name in request.names]))
+            keep = bytes([self._keep(view, name) for name in request.names])
+        return wire.Judgement(keep, newest)
 
     def _keep(self, view: View, name: Name) -> bool:
         """Damaged metadata proves nothing: then the version stays."""
@@ -317,32 +434,7 @@ class Membership:
             return True
         return held.token != name.version.token or name.version.sequence >= held.floor
 
-    # --- status --------------------------------------------------------------------------------
-
-    async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:
-        """All of `zdfs status`."""
-        at = await now()
-        ours = self.ledger.cluster
-        servers = [self._server_status(member, at) for member in self.map.members]
-        mounts = [
-            wire.SessionStatus(m.session, m.record.host, m.record.mount, m.blocked)
-            for m in list(self.sessions.mounts.values())[:SHOWN_MOUNTS]
-        ]
-        try:
-            events = [wire.Event(*event) for event in self.ledger.events(SHOWN_EVENTS)]
-        except Damaged as error:
-            events = [wire.Event(0, "damage", f"the event log: {error}")]
-        return wire.Status(
-            ours.uuid if ours else b"", self.note, self.block_bytes, self.ledger.incarnation,
-            tuple(servers), tuple(mounts), tuple(events), refused=0,
-        )  # fmt: skip
-
-    def _server_status(self, member: wire.Member, at: float) -> wire.ServerStatus:
-        heard = self.reports.get(member.slot)
-        if heard is None:
-            nothing = wire.Health(State.DOWN, 0, 0, 0, 0, None, 0, 0, 0, "")
-            return wire.ServerStatus(member, nothing, 2**63)
-        return wire.ServerStatus(member, heard.report.health, int((at - heard.at) * 1000))
+    # --- skip ---------------------------------------------------------------------------------
 
     async def skip(self, request: wire.Skip, caller: Caller) -> wire.Done:
         """Commits go ahead without a server, to test what it does when it is back."""

@@ -15,17 +15,23 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
-from zdfs import __version__, addresses, extents, limits, metacheck, namespace
-from zdfs import records, schema, wire, xattrs
+from zdfs import __version__, addresses, events, extents, limits, metacheck
+from zdfs import records, schema, wire
 from zdfs.calls import Trap, clock, now, sleep
-from zdfs.contents import Contents, newborn_of
-from zdfs.errors import Damaged, Unavailable
+from zdfs.contents import Contents
+from zdfs.errors import Damaged, NoSession, Unavailable
+from zdfs.events import Chronicle
 from zdfs.ids import Incarnation, Ino, Session, Slot, Token
+from zdfs.inspection import Inspection
+from zdfs.interests import shown
 from zdfs.ledger import Ledger
-from zdfs.membership import Membership, space
+from zdfs.locking import Locking
+from zdfs.membership import Membership
+from zdfs.names import Names
 from zdfs.ports import Caller, Handler
 from zdfs.schema import KeptReply, SessionRecord
 from zdfs.sessions import Kept, Sessions
+from zdfs.standing import Standing
 from zdfs.wire import State
 
 log = logging.getLogger("zdfs.meta")
@@ -37,47 +43,64 @@ WALK_RECORDS = 512  # records the background walk looks at between two rounds
 class Meta:
     """The metaserver."""
 
-    def __init__(self, ledger: Ledger, block_bytes: int, faults: bool = False):
+    def __init__(
+        self, ledger: Ledger, block_bytes: int, faults: bool = False,
+        session_s: float = limits.SESSION_S, meta_copies: int = 0,
+    ):  # fmt: skip
         self.ledger, self.faults = ledger, faults
-        self.sessions = Sessions()
-        self.members = Membership(ledger, self.sessions, block_bytes, faults, self.broadcast)
+        self.sessions = Sessions(session_s)
+        self.members = Membership(
+            ledger, self.sessions, block_bytes, faults, self.broadcast, meta_copies
+        )
         self.contents = Contents(ledger, self.sessions, self.members)
+        self.locking = Locking(ledger, self.sessions, self.members, self.contents)
+        self.names = Names(ledger, self.members, self.contents.orphans)
+        self.standing = Standing(self.members)
+        self.chronicle = Chronicle(self.members)
         self.pushes = self.contents.pushes
+        self.inspection = Inspection(
+            ledger, self.contents.orphans, self._may_be_open, self.members.may_change
+        )
         self.counts: collections.Counter[str] = collections.Counter()
-        self.handlers: Mapping[type[wire.Message], Handler] = {
+        handlers: Mapping[type[wire.Message], Handler] = {
             wire.Identify: self.identify,
+            **self.names.handlers,
             wire.OpenSession: self.open_session,
             wire.CloseSession: self.close_session,
             wire.Beat: self.beat,
             wire.Announce: self.announce,
-            wire.Lookup: self.lookup,
-            wire.GetAttributes: self.get_attributes,
-            wire.SetAttributes: self.set_attributes,
-            wire.Make: self.make,
             wire.Create: self.contents.create,
             wire.Open: self.contents.open,
-            wire.Unlink: self.unlink,
-            wire.RemoveDirectory: self.remove_directory,
-            wire.Rename: self.rename,
-            wire.Link: self.link,
-            wire.ReadLink: self.read_link,
-            wire.ReadDirectory: self.read_directory,
-            wire.GetXattr: self.get_xattr,
-            wire.ListXattr: self.list_xattr,
-            wire.SetXattr: self.set_xattr,
-            wire.RemoveXattr: self.remove_xattr,
-            wire.StatFs: self.stat_fs,
             wire.Grant: self.contents.grant,
             wire.ReturnGrant: self.contents.return_grant,
             wire.ReadMap: self.contents.read_map,
+            wire.Seek: self.contents.seek,
             wire.Commit: self.contents.commit,
+            wire.Sync: self.contents.sync,
+            wire.Settle: self.contents.settle,
+            wire.ListDebts: self.contents.list_debts,
+            wire.GetPolicy: self.contents.get_policy,
+            wire.SetPolicy: self.contents.set_policy,
             wire.Truncate: self.contents.truncate,
+            wire.Lock: self.locking.lock,
+            wire.Unlock: self.locking.unlock,
+            wire.StopWaiting: self.locking.stop_waiting,
+            wire.TestLock: self.locking.test,
+            wire.Punch: self.contents.punch,
+            wire.Dispute: self.locking.dispute,
             wire.Report: self.members.report,
             wire.Inventory: self.members.inventory,
             wire.TakeDrops: self.members.take_drops,
             wire.Judge: self.members.judge,
+            wire.Foresee: self.standing.foresee,
             wire.GetStatus: self.status,
+            wire.GetEvents: self.chronicle.tell,
             wire.Skip: self.members.skip,
+            wire.Examine: self.inspection.examine,
+            wire.ListEntries: self.inspection.list_entries,
+        }
+        self.handlers: Mapping[type[wire.Message], Handler] = {
+            kind: self._telling(handler) for kind, handler in handlers.items()
         }
         self._remember()
 
@@ -85,6 +108,11 @@ class Meta:
     def incarnation(self) -> Incarnation:
         """This life of the metaserver."""
         return self.ledger.incarnation
+
+    @property
+    def ended(self) -> bool:
+        """Somebody has newer metadata: `regain` has to get it first."""
+        return self.members.behind
 
     def _remember(self) -> None:
         """What the records say of the life before: sessions, kept replies, orphans."""
@@ -100,10 +128,15 @@ class Meta:
             for key, _ in read.scan(b"o", schema.after(b"o")):
                 self.contents.orphans[Ino(schema.number_of_key(key))] = None
 
+    def _may_be_open(self, ino: Ino) -> bool:
+        """Also while a mount has yet to say what it has open."""
+        return self.sessions.is_open(ino) or not self.sessions.all_announced()
+
     def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
         """What runs beside the requests."""
         return [
             *self.members.tasks(),
+            *self.chronicle.tasks(),
             ("sessions", self.watch_sessions()),
             ("reaper", self.contents.reap()),
             ("walk", self.walk()),
@@ -140,8 +173,10 @@ class Meta:
         if isinstance(reply, wire.Failed):
             self.sessions.keep(head, reply if reply.failure().definite else None)
             return
-        kept = KeptReply(head.sequence, reply.operation, records.pack(reply))
-        if self.sessions.keep(head, reply):
+        soft = isinstance(reply, (wire.Locked, wire.Unlocked))  # a repeat may run again
+        soft = soft or not self.ledger.begun  # what is answered before the grant changes no record
+        if self.sessions.keep(head, reply) and not soft:
+            kept = KeptReply(head.sequence, reply.operation, records.pack(reply))
             with self.ledger.raw() as txn:
                 txn.put(schema.kept_key(head.session, head.slot), records.pack(kept))
 
@@ -149,9 +184,49 @@ class Meta:
 
     def broadcast(self, message: wire.Reply) -> None:
         """Push to every mount."""
-        for mount in self.sessions.mounts.values():
-            if mount.address:
-                self.pushes.append((mount.address, mount.session, message))
+        for session in self.sessions.mounts:
+            self._push(session, message)
+
+    def _telling(self, handler: Handler) -> Handler:
+        """A handler, after which other mounts are told what it changed of what they looked at.
+
+        Its write block is its last step before it returns, so what was changed since is its own;
+        what tasks change beside the requests (orphans, tokens) nobody can see.
+        """
+
+        async def told(request: wire.Message, caller: Caller) -> wire.Reply:
+            reply = await self._sound(handler, request, caller)
+            session, changed = caller.head.session, self.ledger.take_changed()
+            if changed:
+                for other, inos in self.sessions.interests.changed(changed, session).items():
+                    self._push(other, wire.Changed(tuple(inos[: limits.LIST_ITEMS])))
+            if session in self.sessions.mounts:
+                self.sessions.interests.looked(session, shown(request, reply))
+            return reply
+
+        return told
+
+    async def _sound(self, handler: Handler, request: wire.Message, caller: Caller) -> wire.Reply:
+        """A handler's reply; what it finds damaged (it changed nothing then) comes back first."""
+        vain: set[bytes] = set()  # keys that were not healed: by another request meanwhile, perhaps
+        while True:
+            try:
+                return await handler(request, caller)
+            except Damaged as error:
+                if not await self._heal(error.key):
+                    if error.key in vain:
+                        raise
+                    vain.add(error.key)
+
+    async def _heal(self, key: bytes) -> int:
+        """How many records came back from a copy of the metadata."""
+        copying = self.members.copying
+        return await copying.heal(key) if copying is not None else 0
+
+    def _push(self, session: Session, message: wire.Reply) -> None:
+        mount = self.sessions.mounts.get(session)
+        if mount is not None and mount.address:
+            self.pushes.append((mount.address, session, message))
 
     async def identify(self, request: wire.Identify, caller: Caller) -> wire.Identity:
         """Who is here."""
@@ -164,7 +239,7 @@ class Meta:
 
     async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:
         """All of `zdfs status`."""
-        found = await self.members.status(request, caller)
+        found = await self.standing.status(request, caller)
         return replace(found, refused=self.counts["refused"])
 
     async def open_session(self, request: wire.OpenSession, caller: Caller) -> wire.SessionOpened:
@@ -182,20 +257,23 @@ class Meta:
                 tables.txn.put(schema.number_key(b"n", session), records.pack(record))
             mount = self.sessions.born(session, record, at, announced=True)
             log.info("session %d: %s:%s", session, request.host, request.mount)
+            self.chronicle.came(at_ns, mount)
         assert self.ledger.cluster is not None
         return wire.SessionOpened(
             mount.session, self.ledger.cluster.uuid, self.ledger.cluster.block_bytes,
-            self.members.shown_map(), at_ns,
+            self.members.shown_map(), at_ns, int(self.sessions.life_s * 1000),
         )  # fmt: skip
 
     async def close_session(self, request: wire.CloseSession, caller: Caller) -> wire.Done:
         """A mount ends."""
+        at, at_ns = await now(), await clock()
         self.members.may_change()
         if caller.head.session in self.sessions.mounts:
-            self._bury(caller.head.session)
+            self.chronicle.went(at_ns, self.sessions.mount(caller.head.session))
+            self._bury(caller.head.session, at)
         return wire.Done()
 
-    def _bury(self, session: Session) -> None:
+    def _bury(self, session: Session, at: float) -> None:
         with self.ledger.change(grows=False) as tables:
             tables.txn.delete(schema.number_key(b"n", session))
             first = schema.kept_key(session, 0)
@@ -209,35 +287,49 @@ class Meta:
                 except Damaged as error:  # a mount must be able to end all the same
                     log.error("inode %d keeps the token of a mount that ended: %s", ino, error)
         self.sessions.died(session)
+        self.locking.ended(session, at)
 
     async def beat(self, request: wire.Beat, caller: Caller) -> wire.Beaten:
         """A mount lives."""
         session = caller.head.session
-        mount = self.sessions.heard(session, await now())
-        mount.address, mount.blocked = caller.address, request.blocked
+        at, at_ns = await now(), await clock()
+        if self.sessions.beaten(session, request.number, request.heard, at):
+            mount = self.sessions.mount(session)
+            mount.address, mount.blocked = caller.address, request.blocked
+            self.chronicle.blocked(at_ns, mount, request.blocked)
+        mount = self.sessions.mount(session)
         for ino, opening in request.closed:
             self.sessions.closed(session, ino, opening)
         for ino, token in request.returned:
             self.contents.returned(session, ino, token)
         shown = self.members.shown_map()
         return wire.Beaten(
+            request.number,
             shown if shown.version != request.map_version else None,
             self.sessions.recalls(session),
             not mount.announced,
         )
 
-    async def announce(self, request: wire.Announce, caller: Caller) -> wire.Done:
+    async def announce(self, request: wire.Announce, caller: Caller) -> wire.Announced:
         """Soft state, said again after a restart."""
         session = caller.head.session
-        mount = self.sessions.heard(session, await now())
+        at = await now()
+        mount = self.sessions.heard(session, at)
         for ino, opening in request.openings:
             self.sessions.opened(session, ino, opening)
         for ino, token, _ in request.holdings:
             self._hold_again(session, ino, token)
+        if mount.announced or request.incarnation != self.incarnation:
+            return wire.Announced()  # late: its locks may have been given back since
+        try:
+            self.locking.announced(session, request.locks)
+        except NoSession:
+            self._bury(session, at)
+            raise
         if request.last:
             mount.announced = True
             self.sessions.settle()
-        return wire.Done()
+        return wire.Announced()
 
     async def watch_sessions(self) -> None:
         """Bury mounts that fell silent.  After a start or a stall everybody gets a full life."""
@@ -247,149 +339,22 @@ class Meta:
         while True:
             await sleep(limits.BEAT_S / 2)
             at, at_ns = await now(), await clock()
-            stalled, last = at - last > limits.SESSION_S / 4, at
+            stalled, last = at - last > self.sessions.life_s / 4, at
             if stalled or not self.members.granted:
                 for mount in self.sessions.mounts.values():
                     mount.heard = at
                 continue
             for session in self.sessions.silent(at):
-                record = self.sessions.mount(session).record
-                where = f"{record.host}:{record.mount}"
-                self._bury(session)
-                self.ledger.event(at_ns, "session", f"the mount {where} fell silent: it has ended")
-
-    # --- names ---------------------------------------------------------------------------------
-
-    async def _reading(self) -> None:
-        self.members.may_read(await now())
-
-    async def _changing(self) -> int:
-        """May we?  And what time is it?"""
-        at_ns = await clock()
-        self.members.may_change()
-        return at_ns
-
-    async def lookup(self, request: wire.Lookup, caller: Caller) -> wire.Walked:
-        """Walk names."""
-        await self._reading()
-        with self.ledger.view() as view:
-            steps, number = namespace.lookup(view, request.parent, request.names)
-        return wire.Walked(tuple(steps), number)
-
-    async def get_attributes(self, request: wire.GetAttributes, caller: Caller) -> wire.Found:
-        """stat."""
-        await self._reading()
-        with self.ledger.view() as view:
-            return wire.Found(namespace.stat_inode(view, request.ino))
-
-    async def set_attributes(self, request: wire.SetAttributes, caller: Caller) -> wire.Found:
-        """chmod, chown, utimens."""
-        at_ns = await self._changing()
-        atime, mtime = request.atime_ns, request.mtime_ns
-        if request.now:  # UTIME_NOW: by this clock, like every other time
-            atime, mtime = (None if t is None else at_ns if t == 0 else t for t in (atime, mtime))
-        with self.ledger.change(grows=False) as tables:
-            return wire.Found(
-                namespace.set_attributes(
-                    tables, at_ns, request.ino, request.mode, request.uid, request.gid, atime, mtime
-                )
-            )
-
-    async def make(self, request: wire.Make, caller: Caller) -> wire.Found:
-        """mkdir, mknod, symlink."""
-        at_ns = await self._changing()
-        with self.ledger.change() as tables:
-            newborn = newborn_of(self.ledger, request, request.mode)
-            made = namespace.make(tables, at_ns, request.parent, request.name, newborn)
-        return wire.Found(made)
-
-    async def unlink(self, request: wire.Unlink, caller: Caller) -> wire.Done:
-        """unlink."""
-        at_ns = await self._changing()
-        with self.ledger.change(grows=False) as tables:
-            ino, orphaned = namespace.unlink(tables, at_ns, request.parent, request.name)
-        if orphaned:
-            self.contents.orphans[ino] = None
-        return wire.Done()
-
-    async def remove_directory(self, request: wire.RemoveDirectory, caller: Caller) -> wire.Done:
-        """rmdir."""
-        at_ns = await self._changing()
-        with self.ledger.change(grows=False) as tables:
-            ino = namespace.rmdir(tables, at_ns, request.parent, request.name)
-        self.contents.orphans[ino] = None
-        return wire.Done()
-
-    async def rename(self, request: wire.Rename, caller: Caller) -> wire.Done:
-        """rename."""
-        at_ns = await self._changing()
-        with self.ledger.change(grows=False) as tables:
-            orphan = namespace.rename(
-                tables, at_ns, request.parent, request.name, request.new_parent,
-                request.new_name, request.flags,
-            )  # fmt: skip
-        if orphan is not None:
-            self.contents.orphans[orphan] = None
-        return wire.Done()
-
-    async def link(self, request: wire.Link, caller: Caller) -> wire.Found:
-        """link."""
-        at_ns = await self._changing()
-        with self.ledger.change() as tables:
-            return wire.Found(
-                namespace.link(tables, at_ns, request.ino, request.parent, request.name)
-            )
-
-    async def read_link(self, request: wire.ReadLink, caller: Caller) -> wire.Target:
-        """readlink."""
-        await self._reading()
-        with self.ledger.view() as view:
-            return wire.Target(namespace.read_link(view, request.ino))
-
-    async def read_directory(self, request: wire.ReadDirectory, caller: Caller) -> wire.Listing:
-        """A page of a directory."""
-        await self._reading()
-        with self.ledger.view() as view:
-            return namespace.listing(view, request.ino, request.after)
-
-    async def get_xattr(self, request: wire.GetXattr, caller: Caller) -> wire.Value:
-        """getxattr."""
-        await self._reading()
-        with self.ledger.view() as view:
-            return wire.Value(xattrs.get(view, request.ino, request.name))
-
-    async def list_xattr(self, request: wire.ListXattr, caller: Caller) -> wire.Names:
-        """listxattr."""
-        await self._reading()
-        with self.ledger.view() as view:
-            return wire.Names(tuple(xattrs.names(view, request.ino)))
-
-    async def set_xattr(self, request: wire.SetXattr, caller: Caller) -> wire.Done:
-        """setxattr."""
-        at_ns = await self._changing()
-        with self.ledger.change() as tables:
-            xattrs.put(tables, at_ns, request.ino, request.name, request.value, request.flags)
-        return wire.Done()
-
-    async def remove_xattr(self, request: wire.RemoveXattr, caller: Caller) -> wire.Done:
-        """removexattr."""
-        at_ns = await self._changing()
-        with self.ledger.change(grows=False) as tables:
-            xattrs.remove(tables, at_ns, request.ino, request.name)
-        return wire.Done()
-
-    async def stat_fs(self, request: wire.StatFs, caller: Caller) -> wire.Space:
-        """statfs."""
-        await self._reading()
-        with self.ledger.view() as view:
-            totals = view.totals()
-        return space(self.ledger, self.members.reports, totals.inodes, totals.stored_bytes)
+                mount = self.sessions.mount(session)
+                text = f"the mount {events.shown(mount)} fell silent: it has ended"
+                self.chronicle.went(at_ns, mount, "session", text)
+                self._bury(session, at)
 
     # --- beside the requests -------------------------------------------------------------------
 
     async def walk(self) -> None:
         """Look at every record once after a start: what is damaged is known before it is needed."""
-        while self.ledger.cluster is None:
+        while not self.members.granted:  # what it finds is recorded
             await sleep(limits.BEAT_S)
         cursor: metacheck.Cursor | None = None
         while True:
@@ -399,6 +364,7 @@ class Meta:
             for finding in findings:
                 text = f"{schema.describe(finding.key)}: {finding.what}"
                 self.ledger.event(at_ns, "metadata damage", text)
+                await self._heal(finding.key)
             if cursor is None:
                 break
             await sleep(0.02)
@@ -410,4 +376,7 @@ def _revive(kept: KeptReply) -> wire.Reply | None:
     kind = wire.BY_OPERATION.get(kept.operation)
     if kind is None or not issubclass(kind, wire.Reply):
         return None
-    return records.unpack(kind, kept.body)
+    try:
+        return records.unpack(kind, kept.body)
+    except records.BadRecord:  # of a protocol before ours: whoever spoke it can't ask again
+        return None

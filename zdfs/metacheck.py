@@ -1,12 +1,14 @@
 """The walk over all metadata: whether what is stored can be what was stored.
 
 A walk goes on in slices while operations change things between them; one slice sees one state.
-After a start it runs in the background; `fsck` runs `whole`, with nobody else at the store.
+After a start it runs in the background; `fsck` has one of its own (`inspection`), which may mend on
+the way (`mending`); `whole` is for a store that nobody else works on.
 
     records   every record, in the order of keys.  An inode brings all its children with it: its own
               fields, counts and sums, the map's entries; every name leads to an inode of its type;
               "..", and the way up to the root.  The names that lead to each inode are counted
     names     each inode against that count; what differs is a suspect.  The totals
+    debts     counted by slot, against the accounts
     recount   the names of the suspects alone, again
     verdict   a suspect whose change counter stood still all the while has a wrong nlink, or no name
 
@@ -18,25 +20,28 @@ A directory or a map larger than a slice is looked at in one go.
 
 import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from zdfs import blockmap, limits, schema
+from zdfs import blockmap, debts, limits, schema, xattrs
+from zdfs.chain import CopySet
 from zdfs.errors import Damaged
-from zdfs.ids import ROOT, Ino
+from zdfs.ids import ROOT, Ino, Slot
 from zdfs.namespace import TYPES
 from zdfs.ports import Reader
 from zdfs.schema import Dirent, Inode, Totals
 from zdfs.tables import MASK, View, decode, is_directory, scan_past_damage
+from zdfs.wire import Flaw
 
 SUSPECTS = 10_000  # more are left to the next walk
 END = b"\xff" * 16  # behind every key
 KINDS: dict[bytes, type[Any]] = {
     b"!": schema.Superblock, b"c": schema.Cluster, b"t": schema.Totals, b"d": schema.DropRecord,
     b"r": schema.Ring, b"s": schema.Server, b"n": schema.SessionRecord, b"k": schema.KeptReply,
-    b"v": schema.EventRecord, b"o": schema.Orphan,
+    b"v": schema.EventRecord, b"o": schema.Orphan, b"a": schema.Account,
+    schema.COPY_SET: CopySet,
 }  # fmt: skip
-CHILDREN = (b"e", b"x", b"m")
+CHILDREN = (b"e", b"x", b"m", b"w")
 
 
 class Finding(NamedTuple):
@@ -44,6 +49,8 @@ class Finding(NamedTuple):
 
     what: str
     key: bytes  # the record it is about, or the prefix of its siblings
+    flaw: Flaw = Flaw.RECORD
+    amount: int = 0  # LINKS: the names there are; STORED: the bytes
 
 
 def whole(read: Reader) -> list[Finding]:
@@ -86,6 +93,11 @@ def _names_due(ino: Ino, inode: Inode) -> int:
     return min(inode.nlink, 1) if is_directory(inode) else inode.nlink
 
 
+def _forsaken(at: "_Slice", ino: Ino, inode: Inode) -> bool:
+    """Whether it was removed and nobody is to let go of it."""
+    return inode.nlink == 0 and at.read.get(schema.number_key(b"o", ino)) is None
+
+
 class _Slice:
     """What one slice sees: one state of the store."""
 
@@ -95,16 +107,20 @@ class _Slice:
         self.findings: list[Finding] = []
         self.connected = {ROOT}  # directories whose way up was seen
         self.block_bytes = 0  # 0: not founded, or unknown
+        self.slots = range(0)  # likewise
         try:
-            cluster = read.get(schema.CLUSTER)
-            if cluster is not None:
-                self.block_bytes = decode(schema.Cluster, schema.CLUSTER, cluster).block_bytes
+            payload = read.get(schema.CLUSTER)
+            if payload is not None:
+                cluster = decode(schema.Cluster, schema.CLUSTER, payload)
+                self.block_bytes = cluster.block_bytes
+                key = schema.number_key(b"r", cluster.epoch)
+                self.slots = range(len(decode(schema.Ring, key, read.get(key) or b"").addresses))
         except Damaged:
             pass  # the walk over the records finds it
 
-    def find(self, what: str, key: bytes) -> None:
+    def find(self, what: str, key: bytes, flaw: Flaw = Flaw.RECORD, amount: int = 0) -> None:
         """Something that can't be."""
-        self.findings.append(Finding(what, key))
+        self.findings.append(Finding(what, key, flaw, amount))
 
     def good(self, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes | None]]:
         """Records of a stretch; damaged ones become findings, and come as None."""
@@ -130,17 +146,24 @@ class _Slice:
 
 
 class Cursor:
-    """How far a walk has come, and what it has counted."""
+    """How far a walk has come, and what it has counted.
 
-    def __init__(self) -> None:
+    `forgotten` says of an orphan that nobody has it open and nobody will let go of it.
+    """
+
+    def __init__(self, forgotten: Callable[[Ino], bool] = lambda ino: False) -> None:
         self.done = False
-        self._phases = iter((self._names, self._recount, self._verdict))
+        self.records = 0  # looked at
+        self.recounted: Totals | None = None  # what the totals should be, when they are wrong
+        self._forgotten = forgotten
+        self._phases = iter((self._names, self._debts, self._recount, self._verdict))
         self._phase = self._records
         self._next = b""  # where the phase goes on
         self._counts = _Counts()
         self._suspects: dict[Ino, int] = {}  # -> change
         self._recounted: dict[Ino, int] = {}
         self._seen = Totals(0, 0)
+        self._audit = debts.Audit()
         self._ends: tuple[bytes | None, bytes] | None = None  # totals, newest inode
         self._judge_totals = True
 
@@ -158,6 +181,7 @@ class Cursor:
                 following = next(self._phases, None)
                 self.done = following is None
                 self._phase, self._next = following or self._phase, b""
+        self.records += most_records - at.left
         return at.findings
 
     def _stretch(
@@ -177,24 +201,20 @@ class Cursor:
         """The next record, or the next inode with all its children."""
         pair = next(at.good(self._next, END), None)
         if pair is None:
-            if at.read.get(schema.TOTALS) is None:
-                at.find("the totals are not there", schema.TOTALS)
             return True
         key, payload = pair
         self._next = key + b"\0"
         table = key[:1]
         if table in CHILDREN:
             self._next = _check_stray(at, key)
-        elif payload is None:
-            pass
+        elif payload is None or table == schema.OWN:  # what the store looks after itself
+            return False
         elif table == b"i":
             check_inode(at, Ino(schema.number_of_key(key)), payload, self._counts)
-        elif key == schema.ROUND:
-            pass  # the store's own
         elif table not in KINDS:
             at.find("a record of no table", key)
         elif at.decoded(KINDS[table], key, payload) is not None and table == b"o":
-            _check_orphan(at, key)
+            _check_orphan(at, key, self._forgotten)
         return False
 
     # --- names and totals
@@ -210,7 +230,7 @@ class Cursor:
             ino = Ino(schema.number_of_key(key))
             stored = self._seen.stored_bytes + inode.stored
             self._seen = Totals(self._seen.inodes + 1, stored)
-            wrong = self._counts.get(ino) != _names_due(ino, inode)
+            wrong = self._counts.get(ino) != _names_due(ino, inode) or _forsaken(at, ino, inode)
             if wrong and len(self._suspects) < SUSPECTS:
                 self._suspects[ino] = inode.change
         if self._next < b"j":
@@ -228,11 +248,36 @@ class Cursor:
 
     def _verdict_on_totals(self, at: _Slice) -> None:
         payload = at.read.get(schema.TOTALS)
-        if payload is None or not self._judge_totals:
+        seen = self._seen if self._judge_totals else None
+        if payload is None:
+            at.find("the totals are not there", schema.TOTALS, Flaw.TOTALS)
+            self.recounted = seen
+        if payload is None or seen is None:
             return
         totals = at.decoded(Totals, schema.TOTALS, payload)
-        if totals is not None and totals != self._seen:
-            at.find(f"the totals say {totals}, the inodes {self._seen}", schema.TOTALS)
+        if totals is not None and totals != seen:
+            text = (
+                f"the totals say {totals.inodes} inodes and {totals.stored_bytes} bytes, the "
+                f"inodes {seen.inodes} and {seen.stored_bytes}"
+            )
+            at.find(text, schema.TOTALS, Flaw.TOTALS)
+            self.recounted = seen
+
+    # --- debts
+
+    def _debts(self, at: _Slice) -> bool:
+        """What each slot is owed, against its account."""
+        view, slots = View(at.read), [Slot(number) for number in at.slots]
+        self._audit.begin(view, slots)
+        for key, payload in self._stretch(at, b"w", b"x"):
+            debt = None if payload is None else at.decoded(schema.Debt, key, payload)
+            if debt is not None:
+                self._audit.add(debt)
+        if self._next < b"x":
+            return False
+        for what, key in self._audit.verdict(view, slots):
+            at.find(what, key, Flaw.DEBTS)
+        return True
 
     # --- suspects
 
@@ -258,7 +303,11 @@ class Cursor:
             names, due = self._recounted.get(ino, 0), _names_due(ino, inode)
             if names != due:
                 what = f"inode {ino} has {names} names where it counts {due}"
-                at.find(what, schema.inode_key(ino))
+                flaw = Flaw.LINKS if names else Flaw.NAMELESS
+                at.find(what, schema.inode_key(ino), flaw, names)
+            elif _forsaken(at, ino, inode):
+                what = f"inode {ino} was removed, and it is no orphan"
+                at.find(what, schema.inode_key(ino), Flaw.ORPHAN)
         return True
 
 
@@ -270,20 +319,24 @@ def _check_stray(at: _Slice, key: bytes) -> bytes:
     ino = Ino(schema.number_of_key(key))
     try:
         if at.peek(ino) is None:
-            at.find(f"{schema.describe(key)} belongs to inode {ino}, which is not there", key)
+            flaw = Flaw.DEBTS if key[:1] == b"w" else Flaw.RECORD
+            at.find(f"{schema.describe(key)} belongs to inode {ino}, which is not there", key, flaw)
     except Damaged:
         pass  # found at the inode's own place
     return schema.after(key[:9])
 
 
-def _check_orphan(at: _Slice, key: bytes) -> None:
+def _check_orphan(at: _Slice, key: bytes, forgotten: Callable[[Ino], bool]) -> None:
     ino = Ino(schema.number_of_key(key))
     try:
         inode = at.peek(ino)
     except Damaged:
         return
     if inode is None or inode.nlink:
-        at.find(f"inode {ino} is called an orphan and is none", key)
+        at.find(f"inode {ino} is called an orphan and is none", key, Flaw.ORPHAN)
+    elif forgotten(ino):
+        what = f"inode {ino} was removed, nobody has it open, and it was not let go of"
+        at.find(what, key, Flaw.ORPHAN)
 
 
 def check_inode(at: _Slice, ino: Ino, payload: bytes, counts: _Counts) -> None:
@@ -293,13 +346,16 @@ def check_inode(at: _Slice, ino: Ino, payload: bytes, counts: _Counts) -> None:
     if inode is None:
         return
     for what in _own_faults(ino, inode):
-        at.find(f"inode {ino}: {what}", key)
-    if inode.nlink == 0 and at.read.get(schema.number_key(b"o", ino)) is None:
-        at.find(f"inode {ino}: nothing names it, and it is no orphan", key)
+        at.find(f"inode {ino}: {what}", key, Flaw.INODE)
     _check_entries(at, ino, inode, counts)
     _check_pages(at, ino, inode)
-    for _ in _children(at, schema.xattr_key(ino, b""), inode.xattrs, inode.xattrs_sum):
-        pass
+    prefix = schema.xattr_key(ino, b"")
+    for child, value in _children(at, prefix, inode.xattrs, inode.xattrs_sum):
+        if wrong := xattrs.wrong(inode, child[len(prefix) :], value):
+            at.find(f"{schema.describe(child)}: {wrong}", child, Flaw.INODE)
+    for what, key in debts.faults(View(at.read), ino, inode, len(at.slots)):
+        at.left -= 1
+        at.find(what, key, Flaw.DEBTS)
     if is_directory(inode) and inode.nlink:
         _check_way_up(at, ino)
 
@@ -314,7 +370,7 @@ def _own_faults(ino: Ino, inode: Inode) -> Iterator[str]:
         yield "a symlink's size is not its target's"
     if inode.target and kind != stat.S_IFLNK:
         yield "a target, and no symlink"
-    if not directory and (inode.entries or inode.parent):
+    if not directory and inode.entries:
         yield "entries, and no directory"
     if not regular and (inode.pages or inode.stored):
         yield "content, and no regular file"
@@ -326,6 +382,7 @@ def _children(at: _Slice, prefix: bytes, count: int, total: int) -> Iterator[tup
     """Good children of an inode; at the end their count and sum are compared."""
     found = summed = 0
     whole = True
+    flaw = Flaw.ENTRIES if prefix[:1] == b"e" else Flaw.CHILDREN
     for key, payload in at.good(prefix, schema.after(prefix)):
         found += 1
         if payload is None:
@@ -335,10 +392,10 @@ def _children(at: _Slice, prefix: bytes, count: int, total: int) -> Iterator[tup
             yield key, payload
     if found != count:
         text = f"{found} records where the inode counts {count}"
-        at.find(f"{schema.describe(prefix)}: {text}", prefix)
+        at.find(f"{schema.describe(prefix)}: {text}", prefix, flaw)
     elif whole and summed & MASK != total:
         text = "a record is not the one that the inode counted"
-        at.find(f"{schema.describe(prefix)}: {text}", prefix)
+        at.find(f"{schema.describe(prefix)}: {text}", prefix, flaw)
 
 
 def _check_entries(at: _Slice, ino: Ino, inode: Inode, counts: _Counts) -> None:
@@ -356,23 +413,25 @@ def _check_entries(at: _Slice, ino: Ino, inode: Inode, counts: _Counts) -> None:
         except Damaged:
             continue
         if what:
-            at.find(f"{schema.describe(key)}: {what}", key)
+            at.find(f"{schema.describe(key)}: {what[0]}", key, what[1])
     if is_directory(inode) and inode.nlink != (2 + directories if inode.nlink else 0):
         text = f"inode {ino} has nlink {inode.nlink} and {directories} subdirectories"
-        at.find(text, schema.inode_key(ino))
+        at.find(text, schema.inode_key(ino), Flaw.LINKS, 2 + directories)
     if inode.entries and not inode.nlink:
-        at.find(f"inode {ino} was removed with entries", schema.inode_key(ino))
+        at.find(f"inode {ino} was removed with entries", schema.inode_key(ino), Flaw.INODE)
 
 
-def _entry_fault(parent: Ino, entry: Dirent, child: Inode | None) -> str:
+def _entry_fault(parent: Ino, entry: Dirent, child: Inode | None) -> tuple[str, Flaw] | None:
     """What is wrong with a name."""
     if child is None:
-        return f"it names inode {entry.ino}, which is not there"
+        return f"it names inode {entry.ino}, which is not there", Flaw.DANGLING
     if stat.S_IFMT(child.mode) != entry.mode:
-        return f"it is of another type than inode {entry.ino}"
+        return f"it is of another type than inode {entry.ino}", Flaw.DANGLING
     if is_directory(child) and child.parent != parent:
-        return f"directory {entry.ino} has another parent, {child.parent}"
-    return "" if child.nlink else f"it names inode {entry.ino}, which was removed"
+        return f"directory {entry.ino} has another parent, {child.parent}", Flaw.PARENT
+    if child.nlink == 0:
+        return f"it names inode {entry.ino}, which was removed", Flaw.LINKS
+    return None
 
 
 def _check_pages(at: _Slice, ino: Ino, inode: Inode) -> None:
@@ -386,16 +445,16 @@ def _check_pages(at: _Slice, ino: Ino, inode: Inode) -> None:
             continue
         first = schema.page_of_key(key)[1] * limits.PAGE_BLOCKS
         if entries[-1] is None:
-            at.find(f"{schema.describe(key)} ends with a hole", key)
+            at.find(f"{schema.describe(key)} ends with a hole", key, Flaw.MAP)
         for block, entry in enumerate(entries, first):
             if entry is not None:
                 stored += entry.stored
                 what = _map_fault(inode, block, entry, at.block_bytes)
                 if what:
-                    at.find(f"inode {ino}, block {block}: {what}", key)
+                    at.find(f"inode {ino}, block {block}: {what}", key, Flaw.MAP)
     if stored != inode.stored:
         text = f"inode {ino} counts {inode.stored} bytes stored, its map {stored}"
-        at.find(text, schema.inode_key(ino))
+        at.find(text, schema.inode_key(ino), Flaw.STORED, stored)
 
 
 def _map_fault(inode: Inode, block: int, entry: blockmap.MapEntry, block_bytes: int) -> str:
@@ -414,7 +473,7 @@ def _check_way_up(at: _Slice, ino: Ino) -> None:
     while here not in at.connected:
         key = schema.inode_key(here)
         if here in seen:
-            at.find(f"directory {here} stands below itself", key)
+            at.find(f"directory {here} stands below itself", key, Flaw.LOOP)
             return
         seen.add(here)
         try:
@@ -422,7 +481,8 @@ def _check_way_up(at: _Slice, ino: Ino) -> None:
         except Damaged:
             return
         if inode is None or not is_directory(inode) or not inode.nlink:
-            at.find(f"directory {ino} stands below {here}, which is no directory", key)
+            what = f"directory {ino} stands below {here}, which is no directory"
+            at.find(what, schema.inode_key(ino), Flaw.LOOP)
             return
         here = inode.parent
     at.connected |= seen

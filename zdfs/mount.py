@@ -1,26 +1,20 @@
-"""FUSE's operations over a volume: C arguments in, an errno or a count out.
+"""FUSE's operations over a volume, by inode: C arguments in, exactly one answer out.
 
-`Operations` has a method for each member of struct fuse_operations that we serve, with C's
-arguments (those that only libfuse3 passes have defaults), a few lines each.  What is not here is
-ENOSYS, which the kernel remembers and handles: lseek, copy_file_range, access, fsyncdir and locks
-(local to the mount).  Names and paths are bytes, as libfuse passes them.
+`Operations` has a method for each member of struct fuse_lowlevel_ops that we serve, with C's
+arguments but for the request, a few lines each.  What is not here is ENOSYS, which the kernel
+remembers and handles: access.  Names are bytes.
 
-`answer` is the seam: it turns every failure into its errno, and everything unexpected, SystemExit
-too, into EIO and a traceback in the log.  No exception gets past it, for ctypes would say success.
+**By inode, not by path.**  With libfuse's high-level interface a kernel inode is a path, and then:
+another mount replaces a file by rename, and an old descriptor shares pages and size with the new
+file; the names of one file are several inodes, with pages, locks and watchers of their own; a
+removed directory that somebody is in can't be asked for; an open file is unlinked by a rename to a
+hidden name; no name can be taken back; and each operation is a walk.  Here the node id is our inode
+number, which is never used twice (the root's is 1, as FUSE wants), so an inode is what it is under
+any name or none.  We need not count what the kernel knows: whatever it asks about has its number.
 
-**Unlinked, still open.**  libfuse renames such a file to `.fuse_hidden` + 16 hex digits instead of
-unlinking it, and unlinks that name after the last close.  `Volume.hide` unlinks the file at once
-and lets the hidden name reach its orphan, on this mount only.  Before a rename *onto* an open file
-libfuse puts the target aside in the same way; done literally, the name would be gone for a while,
-and for ever if we died in between.  So this is only noted, and `Volume.rename` is told the hidden
-name: it replaces in one step, and the hidden name reaches what was replaced.
-
-**Several names of one file** are several inodes to the kernel, each with attributes and pages of
-its own: libfuse gives every name a node.  `Aliases` keeps under which of them it has asked lately;
-what changes the file under one has the kernel drop what it knows under the others.
-
-**security.capability** is asked for before each write().  Until somebody sets one through this
-mount the answer is ENODATA, from memory.
+`answer` is the seam.  An operation returns a `Reply`, or None for plain success, or raises; the
+seam sends what it says, once, and everything unexpected, SystemExit too, is EIO and a traceback in
+the log.  No exception gets past it, for ctypes would drop it and the caller would wait for ever.
 """
 
 import contextlib
@@ -29,37 +23,32 @@ import errno
 import functools
 import logging
 import os
-import re
 import stat
-import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from zdfs import kernel, limits
-from zdfs.cache import Aliases, moved
-from zdfs.calls import Trap
-from zdfs.errors import Failure, Interrupted, Posix, StartError
-from zdfs.namespace import EXCHANGE
-from zdfs.ports import Volume
+from zdfs import callers, fuse, insight, kernel, limits, starting
+from zdfs.attributes import given_ns, without_set_ids
+from zdfs.checksum import Buffer
+from zdfs.errors import Failure, Interrupted, StartError
+from zdfs.extended import ExtendedOperations
+from zdfs.fuse import Reply
+from zdfs.fuselocks import LockOperations
+from zdfs.ids import Ino
+from zdfs.insight import Insight
+from zdfs.ports import Run, Volume
+from zdfs.ranged import RangedOperations
+from zdfs.watchers import Watchers
+from zdfs.wire import Attributes
 
 log = logging.getLogger("zdfs.mount")
 
-T = TypeVar("T")
-HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}", re.DOTALL)
-CAPABILITY = b"security.capability"
-NAMESPACES = (b"user.", b"trusted.", b"security.")  # xattr(7); system.: ACLs, which nobody checks
-UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # sys/stat.h
-NOBODY = 0xFFFFFFFF  # chown(2): leave it
-PLUS_ASKED, PLUS_GIVEN = 1, 2  # FUSE_READDIR_PLUS, FUSE_FILL_DIR_PLUS
-
-
-class Run(Protocol):
-    """Runs a coroutine of traps in the calling thread (link.run)."""
-
-    def __call__(self, coroutine: Coroutine[Trap, Any, T]) -> T: ...
+SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8  # FUSE_SET_ATTR_* of fuse_lowlevel.h
+SET_ATIME, SET_MTIME, SET_ATIME_NOW, SET_MTIME_NOW = 16, 32, 128, 256
+SET_TIMES = SET_ATIME | SET_MTIME | SET_ATIME_NOW | SET_MTIME_NOW
+KILLPRIV = 1 << 20  # FUSE_CAP_HANDLE_KILLPRIV
 
 
 def _nothing() -> None:
@@ -72,9 +61,12 @@ class Settings:
 
     source: str  # the metaserver, HOST:PORT
     options: tuple[str, ...] = ()
-    timeout_s: float = limits.CACHE_S / 2  # of names in the kernel; the volume has the other half
+    attr_timeout_s: float = limits.CACHE_S  # the kernel and the volume have half of it each
+    entry_timeout_s: float = limits.CACHE_S
+    wake: bool = False  # inotify watchers here, when another mount changes what they watch
     read_ahead_kib: int = limits.READ_AHEAD_KIB
     ready: Callable[[], None] = _nothing  # called once when the kernel is connected
+    insight: Insight | None = None  # what it can say of its waits
 
 
 def mount(directory: Path, volume: Volume, run: Run, settings: Settings) -> None:
@@ -83,11 +75,15 @@ def mount(directory: Path, volume: Volume, run: Run, settings: Settings) -> None
     Everything is flushed then.  StartError when it can't be mounted.  Call it in the main thread.
     """
     operations = Operations(volume, run, settings)
+    watchers = operations.watchers = Watchers(directory, settings.wake, volume.last_place)
+    volume.on_change = lambda ino, known: watchers.changed(ino, known, volume.names_in(ino))
+    binding = fuse.binding()
     callbacks = {
-        name: answer(getattr(operations, name))
-        for name, _, *_ in kernel.binding().module.fuse_operations._fields_
-        if callable(getattr(operations, name, None))
+        name: answer(getattr(operations, name), binding)
+        for name, _ in binding.operations
+        if hasattr(operations, name)
     }
+    callbacks["init"] = operations.init
 
     def flush() -> None:
         try:
@@ -114,271 +110,258 @@ def _options(settings: Settings) -> list[str]:
         "default_permissions",
         f"fsname=zdfs:{settings.source}",
         "subtype=zdfs",
-        f"attr_timeout={settings.timeout_s}",
-        f"entry_timeout={settings.timeout_s}",
-        "negative_timeout=0",
     ]
-    if kernel.binding().major == 2:
-        chosen += ["use_ino", "big_writes", f"max_background={limits.FUSE_BACKGROUND}"]
-    if _may_allow_other():
+    if starting.may_allow_other():
         chosen.append("allow_other")
     return chosen + list(settings.options)
 
 
-def _may_allow_other() -> bool:
-    """fusermount lets root, and others where the administrator says so in fuse.conf."""
-    if os.geteuid() == 0:
-        return True
-    try:
-        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    return any(line.strip() == "user_allow_other" for line in lines)
-
-
-def answer(operation: Callable[..., int | None]) -> Callable[..., int]:
-    """The seam: an operation's count, or minus its errno; never an exception, never a false 0."""
+def answer(operation: Callable[..., Reply | None], binding: fuse.Fuse) -> fuse.Callback:
+    """The seam: each request is answered exactly once, whatever happens."""
     name = operation.__name__
 
     @functools.wraps(operation)
-    def answered(*arguments: Any) -> int:
+    def answered(request: int, *arguments: Any) -> None:
+        reply, number = None, errno.EIO
+        kernel.enter(request, name, arguments)
         try:
-            return operation(*arguments) or 0
+            reply, number = operation(*arguments), 0
         except Failure as failure:
             number = failure.number if failure.number > 0 else errno.EIO  # 0 would be success
+            insight.refused(name, arguments, number, failure.text)
             if number == errno.EIO:
                 _report(logging.WARNING, f"{name} %s: EIO, {failure}", arguments)
-            return -number
-        except BaseException:
+        except BaseException as bug:
+            insight.refused(name, arguments, number, f"unexpected: {bug!r}")
             _report(logging.ERROR, f"{name} %s: unexpected, answered EIO", arguments)
-            return -errno.EIO
+        kernel.leave()
+        if reply is None:
+            binding.reply_err(request, number)
+        else:
+            _send(binding, request, reply, name, arguments)
 
     return answered
 
 
+def _send(
+    binding: fuse.Fuse, request: int, reply: Reply, name: str, arguments: Sequence[Any]
+) -> None:
+    try:
+        sent = reply.send(request)
+    except BaseException:  # nothing has left: what is sent raises nothing
+        _report(logging.ERROR, f"{name} %s: the answer can't be sent, answered EIO", arguments)
+        sent = binding.reply_err(request, errno.EIO) or -errno.EIO
+    if sent and reply.undo is not None:
+        try:
+            reply.undo()
+        except BaseException:
+            _report(logging.ERROR, f"{name} %s: nobody waited, and not undone", arguments)
+
+
 def _report(level: int, text: str, arguments: Sequence[Any]) -> None:
-    """Log what an operation was about: its path, else its handle.  Whatever goes wrong here, the
-    answer must still leave."""
+    """Log what an operation was about: its inode and names, or its handle.  Whatever goes wrong
+    here, the answer must still leave."""
     with contextlib.suppress(BaseException):
-        about = [os.fsdecode(a) for a in arguments[:1] if isinstance(a, bytes)]
+        about = [f"of inode {arguments[0]}"] if isinstance(arguments[0], int) else []
+        about += [os.fsdecode(a) for a in arguments if isinstance(a, bytes)]
         files = [a.contents for a in arguments if a and hasattr(a, "contents")]
         about += [f"of handle {file.fh}" for file in files if hasattr(file, "fh")]
         subject = " ".join(about).encode(errors="backslashreplace").decode()
         log.log(level, text.replace("%s", subject, 1), exc_info=level >= logging.ERROR)
 
 
-def _hides(path: bytes) -> bool:
-    return HIDDEN.fullmatch(path.rpartition(b"/")[2]) is not None
-
-
-def _handle(file: Any) -> int | None:
-    return file.contents.fh if file else None
-
-
-class Aside(threading.local):
-    """What libfuse just put aside in this thread, before renaming onto it: (path, hidden)."""
-
-    pair: tuple[bytes, bytes] | None = None
-
-
-class Operations:
-    """struct fuse_operations.  `file`: a pointer to struct fuse_file_info, or None."""
+class Operations(LockOperations, RangedOperations, ExtendedOperations):
+    """struct fuse_lowlevel_ops.  `file`: a pointer to struct fuse_file_info, or to nothing."""
 
     def __init__(self, volume: Volume, run: Run, settings: Settings):
         self._volume = volume
         self._run = run
-        self._fill_stat = kernel.binding().fill_stat
-        self._capabilities = False  # somebody set one through this mount
-        self._aside = Aside()
-        self._aliases = Aliases(settings.timeout_s)
-        self._learning = threading.Lock()
-        self._opened: dict[int, bytes] = {}  # under which name a handle was opened
+        self._fuse = fuse.binding()
+        self._attr_s, self._entry_s = settings.attr_timeout_s / 2, settings.entry_timeout_s / 2
+        self.watchers: Watchers | None = None
+        self._insight = settings.insight
 
-    @contextlib.contextmanager
-    def _shared(self, path: bytes | None, handle: int | None = None) -> Iterator[None]:
-        """What is changed in here is changed under all names of the file."""
-        others: list[bytes] = []
-        if self._aliases and (path is not None or handle is not None):
-            volume = self._volume
-            with contextlib.suppress(Failure):  # not there: the operation itself says so
-                if handle is not None:
-                    ino, path = self._run(volume.stat(handle)).ino, self._opened.get(handle)
-                else:
-                    assert path is not None
-                    ino = self._run(volume.lookup(path)).ino
-                others = self._aliases.others(ino, path, time.monotonic())
-        yield
-        if others:
-            kernel.invalidate_now(others)
+    def init(self, _: Any, connection: Any) -> None:
+        """Settle what only the structure can say; once, before everything else."""
+        settled = connection.contents
+        settled.want &= ~KILLPRIV  # else the kernel leaves it to us that a write ends suid
+        self.heed_lists(settled)
+        settled.max_background = limits.FUSE_BACKGROUND
+        settled.congestion_threshold = limits.FUSE_BACKGROUND * 3 // 4
 
-    def init(self, connection: Any, config: Any = None) -> int:
-        """Settle what only the two structures can say; once, before everything else."""
-        if hasattr(connection, "contents"):
-            settled = connection.contents
-            settled.want &= ~kernel.SPLICE
-            settled.max_background = limits.FUSE_BACKGROUND
-            settled.congestion_threshold = limits.FUSE_BACKGROUND * 3 // 4
-        if config:
-            config.contents.use_ino = 1
-            config.contents.nullpath_ok = 1
-        return 0
+    # --- answers -------------------------------------------------------------------------------
+
+    def _packed(self, attributes: Attributes) -> bytes:
+        """As struct fuse_entry_param."""
+        packed = self._fuse.attributes(attributes, self._volume.block_bytes)
+        return self._fuse.entry(attributes.ino, packed, self._attr_s, self._entry_s)
+
+    def _entry(self, attributes: Attributes) -> Reply:
+        """A name and what it leads to."""
+        packed = self._packed(attributes)
+        return Reply(lambda request: self._fuse.reply_entry(request, packed))
+
+    def _attributes(self, attributes: Attributes) -> Reply:
+        packed = self._fuse.attributes(attributes, self._volume.block_bytes)
+        return Reply(lambda request: self._fuse.reply_attr(request, packed, self._attr_s))
+
+    def _bytes(self, data: Buffer) -> Reply:
+        return Reply(lambda request: self._fuse.send_buffer(request, data))
 
     # --- attributes ----------------------------------------------------------------------------
 
-    def getattr(self, path: bytes | None, into: Any, file: Any = None) -> None:
-        """stat, fstat and the kernel's LOOKUP."""
-        if file:
-            found = self._run(self._volume.stat(file.contents.fh))
-            path = self._opened.get(file.contents.fh, b"")
-        else:
-            assert path is not None
-            found = self._run(self._volume.lookup(path))
-        with self._learning:
-            self._aliases.learnt(found, path, time.monotonic())
-        if _hides(path) and found.nlink and kernel.operation() == kernel.GETATTR:
-            found = found._replace(nlink=found.nlink + 1)  # libfuse counts the hidden name off
-        self._fill_stat(into, found, self._volume.block_bytes)
+    def getattr(self, ino: Ino, file: Any) -> Reply:
+        """stat and fstat."""
+        return self._attributes(self._run(self._volume.stat_ino(ino)))
 
-    fgetattr = getattr
+    def setattr(self, ino: Ino, wanted: Any, valid: int, file: Any) -> Reply:
+        """chmod, chown, truncate, utimens: all that one request carries."""
+        want, volume = wanted.contents, self._volume
+        times = valid & SET_TIMES
+        if times and self.watchers and self.watchers.waking(kernel.caller().pid):
+            return self._attributes(volume.last_known(ino) or self._run(volume.stat_ino(ino)))
+        if valid & SET_SIZE:
+            handle = file.contents.fh if file else None
+            self._run(volume.truncate_ino(ino, handle, want.st_size))
+        if not valid & (SET_MODE | SET_UID | SET_GID | SET_TIMES):
+            return self._attributes(self._run(volume.stat_ino(ino)))
+        atime, mtime = (
+            given_ns(spec.tv_sec, spec.tv_nsec) for spec in (want.st_atimespec, want.st_mtimespec)
+        )
+        found = volume.set_ino(
+            ino,
+            mode=stat.S_IMODE(want.st_mode) if valid & SET_MODE else None,
+            uid=want.st_uid if valid & SET_UID else None,
+            gid=want.st_gid if valid & SET_GID else None,
+            atime_ns=atime if valid & SET_ATIME else None,
+            mtime_ns=mtime if valid & SET_MTIME else None,
+            atime_now=bool(valid & SET_ATIME_NOW),
+            mtime_now=bool(valid & SET_MTIME_NOW),
+        )
+        return self._attributes(self._run(found))
 
-    def chmod(self, path: bytes | None, mode: int, file: Any = None) -> None:
-        with self._shared(path, _handle(file)):
-            self._run(self._volume.set_attributes(path, _handle(file), mode=stat.S_IMODE(mode)))
-
-    def chown(self, path: bytes | None, uid: int, gid: int, file: Any = None) -> None:
-        """-1 leaves one as it is."""
-        new_uid, new_gid = (None if number == NOBODY else number for number in (uid, gid))
-        with self._shared(path, _handle(file)):
-            self._run(self._volume.set_attributes(path, _handle(file), uid=new_uid, gid=new_gid))
-
-    def truncate(self, path: bytes | None, size: int, file: Any = None) -> None:
-        with self._shared(path, _handle(file)):
-            self._run(self._volume.truncate(path, _handle(file), size))
-
-    ftruncate = truncate
-
-    def utimens(self, path: bytes | None, times: Any, file: Any = None) -> None:
-        """Each time may be given, UTIME_NOW or UTIME_OMIT.  One given and one NOW: two steps."""
-        pair = (times.contents.actime, times.contents.modtime) if times else (None, None)
-        nows = [spec is None or spec.tv_nsec == UTIME_NOW for spec in pair]
-        given = [
-            (
-                None
-                if spec is None or spec.tv_nsec in (UTIME_NOW, UTIME_OMIT)
-                else spec.tv_sec * kernel.NS + spec.tv_nsec
-            )
-            for spec in pair
-        ]
-        handle, change = _handle(file), self._volume.set_attributes
-        with self._shared(path, handle):
-            if given != [None, None]:
-                self._run(change(path, handle, atime_ns=given[0], mtime_ns=given[1]))
-            if any(nows):
-                atime, mtime = (0 if now else None for now in nows)
-                self._run(change(path, handle, atime_ns=atime, mtime_ns=mtime, now=True))
-
-    def statfs(self, path: bytes, into: Any) -> None:
+    def statfs(self, ino: Ino) -> Reply:
         """What can still be stored."""
         space, unit = self._run(self._volume.statfs()), self._volume.block_bytes
-        said = into.contents
+        said = self._fuse.module.c_statvfs()
         said.f_bsize = said.f_frsize = unit
         said.f_blocks = space.total_bytes // unit
         said.f_bfree = said.f_bavail = space.free_bytes // unit
         said.f_files = space.inodes
         said.f_ffree = said.f_favail = space.free_inodes
         said.f_namemax = limits.NAME_BYTES
+        return Reply(lambda request: self._fuse.reply_statfs(request, ctypes.byref(said)))
 
     # --- names ---------------------------------------------------------------------------------
 
-    def mknod(self, path: bytes, mode: int, rdev: int) -> None:
-        uid, gid, _ = kernel.caller()
-        self._run(self._volume.make(path, mode, uid, gid, rdev))
+    def lookup(self, parent: Ino, name: bytes) -> Reply:
+        """What a name leads to; that there is none is not remembered."""
+        return self._entry(self._run(self._volume.lookup_at(parent, name)))
 
-    def mkdir(self, path: bytes, mode: int) -> None:
-        uid, gid, _ = kernel.caller()
-        self._run(self._volume.make(path, stat.S_IFDIR | mode, uid, gid))
+    def _make(
+        self, parent: Ino, name: bytes, mode: int, rdev: int = 0, target: bytes = b""
+    ) -> Reply:
+        who = kernel.caller()
+        umask = 0 if target else who.umask & 0o777
+        made = self._volume.make_at(parent, name, mode, who.uid, who.gid, rdev, target, umask)
+        return self._entry(self._run(made))
 
-    def symlink(self, target: bytes, path: bytes) -> None:
-        uid, gid, _ = kernel.caller()
-        mode = stat.S_IFLNK | 0o777
-        self._run(self._volume.make(path, mode, uid, gid, target=target))
+    def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int) -> Reply:
+        return self._make(parent, name, mode, rdev)
 
-    def readlink(self, path: bytes, into: Any, size: int) -> None:
-        target = self._run(self._volume.readlink(path))
-        kernel.fill(into, target[: size - 1] + b"\0")
+    def mkdir(self, parent: Ino, name: bytes, mode: int) -> Reply:
+        return self._make(parent, name, stat.S_IFDIR | mode)
 
-    def link(self, old: bytes, new: bytes) -> None:
-        with self._shared(old):
-            self._run(self._volume.link(old, new))
-        kernel.invalidate_now([old])  # the kernel moves only its ctime
+    def symlink(self, target: bytes, parent: Ino, name: bytes) -> Reply:
+        return self._make(parent, name, stat.S_IFLNK | 0o777, target=target)
 
-    def unlink(self, path: bytes) -> None:
-        with self._shared(path):
-            self._run(self._volume.unlink(path))
+    def readlink(self, ino: Ino) -> Reply:
+        target = self._run(self._volume.readlink_ino(ino))
+        return Reply(lambda request: self._fuse.reply_readlink(request, target))
 
-    def rmdir(self, path: bytes) -> None:
-        self._run(self._volume.rmdir(path))
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Reply:
+        return self._entry(self._run(self._volume.link_at(ino, parent, name)))
 
-    def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
-        """rename, or libfuse putting an open file aside (see above)."""
-        if _hides(new) and self._puts_aside(old, new):
-            for handle in [one for one, path in list(self._opened.items()) if path == old]:
-                self._opened[handle] = new
-            if kernel.operation() in kernel.RENAME:
-                self._aside.pair = (old, new)
-                return
-            with self._shared(old):
-                self._run(self._volume.hide(old, new))
-            return
-        (replaced, hidden), self._aside.pair = self._aside.pair or (b"", b""), None
-        name = hidden if replaced == new else b""
-        with self._shared(new):
-            self._run(self._volume.rename(old, new, flags, name))
-        swapped = flags == EXCHANGE
-        for handle, path in list(self._opened.items()):
-            if handle in self._opened:  # not closed meanwhile
-                self._opened[handle] = moved(path, old, new, swapped)
-        with self._learning:
-            self._aliases.renamed(old, new, swapped)
+    def unlink(self, parent: Ino, name: bytes) -> None:
+        self._run(self._volume.unlink_at(parent, name))
 
-    def _puts_aside(self, old: bytes, new: bytes) -> bool:
-        """Whether libfuse hides `old`, rather than a program renames to such a name.  What counts
-        is what libfuse thinks: we may have released a file that it still takes for open."""
-        operation = kernel.operation()
-        if operation in kernel.RENAME:  # the target of some other rename, or the very request
-            return kernel.rename_target() != os.path.basename(new)
-        return operation != 0 or self._run(self._volume.is_open(old))
+    def rmdir(self, parent: Ino, name: bytes) -> None:
+        self._run(self._volume.rmdir_at(parent, name))
+
+    def rename(self, parent: Ino, name: bytes, to: Ino, new_name: bytes, flags: int) -> None:
+        self._run(self._volume.rename_at(parent, name, to, new_name, flags))
 
     # --- content -------------------------------------------------------------------------------
 
-    def create(self, path: bytes, mode: int, file: Any) -> None:
+    def create(self, parent: Ino, name: bytes, mode: int, file: Any) -> Reply:
         """open(2) of a name that was not there."""
-        uid, gid, _ = kernel.caller()
-        fi = file.contents
+        who, fi = kernel.caller(), file.contents
         mode = stat.S_IFREG | stat.S_IMODE(mode)
-        fi.fh = self._run(self._volume.create(path, mode, uid, gid, fi.flags))
-        self._opened[fi.fh] = path
+        made = self._volume.create_at(
+            parent, name, mode, who.uid, who.gid, fi.flags, who.umask & 0o777
+        )
+        fi.fh, found = self._run(made)
+        fi.direct_io = self._direct(fi.flags)
+        packed = self._packed(found)
+        return Reply(
+            lambda request: self._fuse.reply_create(request, packed, file), self._closing(fi.fh)
+        )
 
-    def open(self, path: bytes, file: Any) -> None:
+    def open(self, ino: Ino, file: Any) -> Reply:
         """open(2) of what is there; O_TRUNC comes along, no truncate follows."""
         fi = file.contents
-        with self._shared(path if fi.flags & os.O_TRUNC else None):
-            fi.fh, fi.keep_cache = self._run(self._volume.open(path, fi.flags))
-        self._opened[fi.fh] = path
-        if self._volume.outdated(fi.fh):  # the kernel would read up to the old size only
-            kernel.invalidate_now([path])
+        unset = fi.flags & os.O_TRUNC and kernel.caller().uid and self._end_set_ids(ino)
+        fi.fh, fi.keep_cache = self._run(self._volume.open_ino(ino, fi.flags))
+        fi.direct_io = self._direct(fi.flags)
+        if unset or self._volume.outdated(fi.fh):  # the kernel would read up to the old size only
+            kernel.forget_attributes(ino)
+            if not fi.flags & (os.O_WRONLY | os.O_TRUNC):
+                self.stretch(ino, fi.fh)
+        return Reply(lambda request: self._fuse.reply_open(request, file), self._closing(fi.fh))
 
-    def read(self, path: bytes | None, into: Any, size: int, offset: int, file: Any) -> int:
+    def _closing(self, handle: int) -> Callable[[], None]:
+        return lambda: self._run(self._volume.release(handle))
+
+    def _end_set_ids(self, ino: Ino) -> bool:
+        """Before somebody empties a file; whether it had set-id bits."""
+        mode = self._run(self._volume.stat_ino(ino)).mode
+        left = without_set_ids(mode)
+        if left != mode:
+            self._run(self._volume.set_ino(ino, mode=stat.S_IMODE(left)))
+        return left != mode
+
+    def _end_privileges(self, ino: Ino, handle: int) -> None:
+        """Before a write that the kernel passes on as it is (`_direct`): elsewhere it ends them."""
+        self.end_capability(ino)
+        mode, who = self._volume.known_mode(handle), kernel.caller()
+        if without_set_ids(mode) == mode:
+            return
+        if not callers.capable(who.uid, who.pid, callers.FSETID) and self._end_set_ids(ino):
+            kernel.forget_attributes(ino)
+
+    def _direct(self, flags: int) -> int:
+        """Whether the kernel shall pass writes on as they are.  It cuts those that go through its
+        pages where a page ends, by where it thinks the file ends: another mount's line would get
+        into the middle of an appended one."""
+        return int(bool(flags & os.O_APPEND))
+
+    def read(self, ino: Ino, size: int, offset: int, file: Any) -> Reply:
         data = self._run(self._volume.read(file.contents.fh, size, offset))
         assert len(data) <= size
-        return kernel.fill(into, data)
+        return self._bytes(data)
 
-    def write(self, path: bytes | None, data: Any, size: int, offset: int, file: Any) -> int:
-        view, handle = kernel.readable(data, size), file.contents.fh
-        with self._shared(None, handle):
-            return self._run(self._volume.write(handle, view, offset))
+    def write(self, ino: Ino, data: Any, size: int, offset: int, file: Any) -> Reply:
+        """write(2), and pages of mappings: how many bytes were taken, all."""
+        fi = file.contents
+        # Pages of a mapping come with any handle that may write, also one that appends.
+        append = bool(fi.flags & os.O_APPEND) and not fi.writepage
+        if append:
+            self._end_privileges(ino, fi.fh)
+        view = fuse.readable(data, size)
+        written = self._run(self._volume.write(fi.fh, view, offset, append))
+        return Reply(lambda request: self._fuse.reply_write(request, written))
 
-    def flush(self, path: bytes | None, file: Any) -> None:
+    def flush(self, ino: Ino, file: Any) -> None:
         """close(2).  Nobody waits for the answer to a process that is being killed."""
         kernel.closing()
         try:
@@ -386,81 +369,55 @@ class Operations:
         except Interrupted:
             if not kernel.killed(kernel.caller().pid):
                 raise
+        finally:
+            self.unlock_all(file)
 
-    def fsync(self, path: bytes | None, data_only: int, file: Any) -> None:
+    def fsync(self, ino: Ino, data_only: int, file: Any) -> None:
         self._run(self._volume.fsync(file.contents.fh))
 
-    def release(self, path: bytes | None, file: Any) -> None:
-        self._opened.pop(file.contents.fh, None)
+    def release(self, ino: Ino, file: Any) -> None:
         self._run(self._volume.release(file.contents.fh))
 
     # --- directories ---------------------------------------------------------------------------
 
-    def opendir(self, path: bytes, file: Any) -> None:
-        file.contents.fh = self._run(self._volume.opendir(path))
+    def opendir(self, ino: Ino, file: Any) -> Reply:
+        handle = file.contents.fh = self._run(self._volume.opendir_ino(ino))
 
-    def readdir(
-        self,
-        path: bytes | None,
-        into: Any,
-        filler: Callable[..., int],
-        offset: int,
-        file: Any,
-        flags: int | None = None,
-    ) -> None:
-        """Entries from `offset` until libfuse's buffer is full.
+        def close() -> None:
+            self._run(self._volume.releasedir(handle))
 
-        With attributes where the kernel asks for them, but not of files with several names: in
-        `getattr` we see under which of them it learns these.  (libfuse 3.14 then keeps the node of
-        the one entry that did not fit: some bytes per listed file, at most.)
-        """
-        entry = kernel.binding().module.c_stat()
-        plus = PLUS_GIVEN if flags and flags & PLUS_ASKED else 0
+        return Reply(lambda request: self._fuse.reply_open(request, file), close)
+
+    def readdir(self, ino: Ino, size: int, offset: int, file: Any) -> Reply:
+        """Names and what they are."""
+        return self._list(size, offset, file, plus=False)
+
+    def readdirplus(self, ino: Ino, size: int, offset: int, file: Any) -> Reply:
+        """Names, and all that lookups of them would say."""
+        return self._list(size, offset, file, plus=True)
+
+    def _list(self, size: int, offset: int, file: Any, plus: bool) -> Reply:
+        """Entries from `offset`, as many as fit."""
+        binding, used = self._fuse, 0
+        add = binding.add_direntry_plus if plus else binding.add_direntry
+        buffer = ctypes.create_string_buffer(size)
+        start = ctypes.addressof(buffer)
         while page := self._run(self._volume.readdir(file.contents.fh, offset)):
-            for name, attributes, offset in page:
-                shown, several = None, False
-                if attributes is not None:
-                    several = attributes.nlink > 1 and not stat.S_ISDIR(attributes.mode)
-                    self._fill_stat(ctypes.byref(entry), attributes, self._volume.block_bytes)
-                    shown = entry
-                extra = () if flags is None else (plus if shown and not several else 0,)
-                if filler(into, name, shown, offset, *extra):
-                    return
+            for one in page:
+                if not plus:
+                    packed = binding.kind(one.ino, one.mode)
+                elif one.attributes is None:
+                    packed = binding.entry(0, binding.kind(one.ino, one.mode), 0.0, 0.0)
+                else:
+                    packed = self._packed(one.attributes)
+                needed = add(None, start + used, size - used, one.name, packed, one.next)
+                if needed > size - used:
+                    return Reply(lambda request: binding.reply_buf(request, buffer, used))
+                used, offset = used + needed, one.next
+        return Reply(lambda request: binding.reply_buf(request, buffer, used))
 
-    def releasedir(self, path: bytes | None, file: Any) -> None:
+    def fsyncdir(self, ino: Ino, data_only: int, file: Any) -> None:
+        self._run(self._volume.fsyncdir())
+
+    def releasedir(self, ino: Ino, file: Any) -> None:
         self._run(self._volume.releasedir(file.contents.fh))
-
-    # --- extended attributes -------------------------------------------------------------------
-
-    def getxattr(self, path: bytes, name: bytes, into: Any, size: int) -> int:
-        """Size 0 asks how long it is."""
-        if name == CAPABILITY and not self._capabilities:
-            return -errno.ENODATA
-        if not name.startswith(NAMESPACES):
-            return -errno.EOPNOTSUPP
-        return _give(self._run(self._volume.getxattr(path, name)), into, size)
-
-    def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int) -> None:
-        """EOPNOTSUPP outside of the namespaces, as on other file systems."""
-        if not name.startswith(NAMESPACES):
-            raise Posix(errno.EOPNOTSUPP)
-        if name == CAPABILITY:
-            self._capabilities = True
-        data = bytes(kernel.readable(value, size)) if size else b""
-        self._run(self._volume.setxattr(path, name, data, flags))
-
-    def listxattr(self, path: bytes, into: Any, size: int) -> int:
-        names = self._run(self._volume.listxattr(path))
-        return _give(b"".join(name + b"\0" for name in names), into, size)
-
-    def removexattr(self, path: bytes, name: bytes) -> None:
-        if not name.startswith(NAMESPACES):
-            raise Posix(errno.EOPNOTSUPP)
-        self._run(self._volume.removexattr(path, name))
-
-
-def _give(value: bytes, into: Any, size: int) -> int:
-    """Fill a buffer of `size` (0: only say how much it would be); ERANGE when it is too small."""
-    if size and len(value) > size:
-        raise Posix(errno.ERANGE)
-    return kernel.fill(into, value) if size else len(value)

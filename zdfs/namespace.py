@@ -19,9 +19,9 @@ from errno import EBUSY, EEXIST, EINVAL, EISDIR, EMLINK, ENAMETOOLONG, ENOENT, E
 from errno import EPERM, ESTALE
 from typing import NamedTuple
 
-from zdfs import limits, records, schema
+from zdfs import limits, records, schema, xattrs
 from zdfs.errors import Damaged, Posix
-from zdfs.ids import ROOT, Epoch, Ino, Slot, Token
+from zdfs.ids import ROOT, Epoch, Ino, Policy, Slot, Token
 from zdfs.schema import Dirent, Inode, Totals
 from zdfs.tables import Tables, View, decode, is_directory
 from zdfs.wire import Attributes, Entry, Listing
@@ -45,6 +45,7 @@ class Newborn(NamedTuple):
     target: bytes = b""
     epoch: Epoch = Epoch(0)
     start: Slot = Slot(0)
+    umask: int = 0
 
 
 def _inode(new: Newborn, parent: Ino, now_ns: int, change: int) -> Inode:
@@ -54,9 +55,10 @@ def _inode(new: Newborn, parent: Ino, now_ns: int, change: int) -> Inode:
         mode=new.mode, uid=new.uid, gid=new.gid, nlink=2 if directory else 1,
         size=len(new.target), stored=0, atime_ns=now_ns, mtime_ns=now_ns, ctime_ns=now_ns,
         rdev=new.rdev if kind in DEVICES else 0, change=max(1, change),
-        parent=parent if directory else Ino(0),
+        parent=parent,
         target=new.target, epoch=new.epoch, start=new.start, token=Token(0), number=0,
         entries=0, entries_sum=0, pages=0, pages_sum=0, xattrs=0, xattrs_sum=0,
+        owed=0, owed_sum=0, policy=Policy.INHERIT,
     )  # fmt: skip
 
 
@@ -77,6 +79,7 @@ def attributes(ino: Ino, inode: Inode) -> Attributes:
     return Attributes(
         ino, inode.mode, inode.nlink, inode.uid, inode.gid, inode.rdev, inode.size, inode.stored,
         inode.atime_ns, inode.mtime_ns, inode.ctime_ns, inode.change, inode.epoch, inode.start,
+        inode.xattrs,
     )  # fmt: skip
 
 
@@ -142,17 +145,14 @@ def listing(
         entries.append(Entry(name, attributes(child, view.inode(child))))
     if not after and end:
         if (len(entries), summed % 2**64) != (directory.entries, directory.entries_sum):
-            raise Damaged(f"directory {ino}: its entries are not those that it counted")
+            raise Damaged(
+                f"directory {ino}: its entries are not those that it counted",
+                key=schema.inode_key(ino),
+            )
     elif not after:
         prefix = schema.entry_key(ino, b"")
         view.missing(prefix, directory.entries, directory.entries_sum, limits.PROOF_ENTRIES)
     return Listing(tuple(entries), end, directory.parent)
-
-
-def prove_directory(view: View, ino: Ino) -> None:
-    """Damaged unless a directory's entries are exactly those that it counted."""
-    inode = view.directory(ino)
-    view.prove(schema.entry_key(ino, b""), inode.entries, inode.entries_sum)
 
 
 # --- names that come ---------------------------------------------------------------------------
@@ -185,7 +185,8 @@ def _present(view: View, parent: Ino, name: bytes) -> tuple[Dirent, Inode]:
 
 
 def make(tables: Tables, now_ns: int, parent: Ino, name: bytes, new: Newborn) -> Attributes:
-    """mkdir, mknod, symlink, creat.  A setgid directory passes its group on."""
+    """mkdir, mknod, symlink, creat.  A setgid directory passes its group on, and one with a default
+    access list that list, which then takes the umask's place."""
     _check_name(name, EEXIST)
     directory = _growing(tables, parent)
     kind = stat.S_IFMT(new.mode)
@@ -200,12 +201,17 @@ def make(tables: Tables, now_ns: int, parent: Ino, name: bytes, new: Newborn) ->
     nlink = directory.nlink
     if kind == stat.S_IFDIR:
         nlink = _one_more(nlink)
-    mode, gid = kind | new.mode & PERMISSIONS, new.gid
+    mode, lists = kind | new.mode & PERMISSIONS, dict[bytes, bytes]()
+    if kind != stat.S_IFLNK:
+        mode, lists = xattrs.inherited(tables, parent, mode, new.umask)
+    gid = new.gid
     if directory.mode & stat.S_ISGID:
         gid = directory.gid
         mode |= stat.S_ISGID if kind == stat.S_IFDIR else 0
     new = new._replace(mode=mode, gid=gid)
     tables.add(new.ino, _inode(new, parent, now_ns, tables.change_floor))
+    for attribute, value in lists.items():
+        tables.set_xattr(new.ino, attribute, None, value)
     entry = Dirent(new.ino, kind)
     tables.set_entry(parent, name, entry, nlink=nlink, mtime_ns=now_ns, ctime_ns=now_ns)
     tables.save()
@@ -320,7 +326,7 @@ def rename(
         raise Posix(ENOENT)
     if target is not None and flags == NOREPLACE:
         raise Posix(EEXIST)
-    if source.directory and parent != new_parent and _inside(tables, new_parent, source.entry.ino):
+    if source.directory and parent != new_parent and inside(tables, new_parent, source.entry.ino):
         raise Posix(EINVAL, "a directory can't move below itself")
     if target is not None and target.entry.ino == source.entry.ino:
         return None
@@ -334,7 +340,7 @@ def rename(
     return orphan
 
 
-def _inside(view: View, ino: Ino, ancestor: Ino) -> bool:
+def inside(view: View, ino: Ino, ancestor: Ino) -> bool:
     """Whether a directory is `ancestor` or stands below it."""
     seen = set()
     while ino != ancestor:
@@ -384,16 +390,13 @@ def _count_directories(tables: Tables, ino: Ino, more: int) -> None:
 
 def _moved(tables: Tables, now_ns: int, source: _Place, parent: Ino) -> None:
     """The inode stands below `parent` now."""
-    if source.directory:
-        tables.update(source.entry.ino, ctime_ns=now_ns, parent=parent)
-    else:
-        tables.update(source.entry.ino, ctime_ns=now_ns)
+    tables.update(source.entry.ino, ctime_ns=now_ns, parent=parent)
 
 
 def _exchange(tables: Tables, now_ns: int, source: _Place, target: _Place) -> None:
     """Each takes the other's name, whatever they are."""
     crossing = source.parent != target.parent
-    if target.directory and crossing and _inside(tables, source.parent, target.entry.ino):
+    if target.directory and crossing and inside(tables, source.parent, target.entry.ino):
         raise Posix(EINVAL, "a directory can't move below itself")
     if crossing:
         _count_directories(tables, source.parent, target.directory - source.directory)
@@ -421,6 +424,8 @@ def set_attributes(
     inode = tables.handle(ino)
     if mode is not None:
         bits = mode & PERMISSIONS
+        xattrs.follow(tables, ino, bits)
+        inode = tables.inode(ino)
     else:
         bits = inode.mode & PERMISSIONS
         if (uid is not None or gid is not None) and not is_directory(inode):

@@ -5,7 +5,7 @@ replica r of block b stands on slot (start + b + r) mod N
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from zdfs import limits
 from zdfs.ids import BlockNo, Slot
@@ -26,6 +26,18 @@ def replica(first: Slot, block: BlockNo, servers: int, slot: Slot) -> int | None
     """Which replica of `block` stands on `slot`; None when none does."""
     number = (slot - first - block) % servers
     return number if number < limits.REPLICAS else None
+
+
+def lacking(
+    first: Slot, blocks: Iterable[BlockNo], servers: int, gone: Collection[Slot]
+) -> frozenset[Slot]:
+    """Of the slots that are gone, those of a block that has fewer than a quorum left."""
+    found: set[Slot] = set()
+    for block in blocks:
+        away = [slot for slot in slots(first, block, servers) if slot in gone]
+        if limits.REPLICAS - len(away) < limits.QUORUM:
+            found.update(away)
+    return frozenset(found)
 
 
 def readable(servers: int, dead: Collection[Slot]) -> bool:

@@ -6,21 +6,26 @@ The contract suites in tests/contract run on every implementation.
 import collections
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from zdfs import wire
 from zdfs.calls import Trap
 from zdfs.checksum import Buffer, Seal
-from zdfs.ids import Epoch, Incarnation, Name, Round, Session, Slot
+from zdfs.ids import Epoch, Incarnation, Ino, Name, Round, Session, Slot
 from zdfs.schema import DataState, IndexEntry
 from zdfs.wire import Attributes
+
+T = TypeVar("T")
 
 
 class RoundStore(Protocol):
     """What the broker needs of a store: changes gather in a round that is committed as one.
 
     `round` is the round that a change made now would belong to; `dirty`, whether it has any;
-    `synced`, the newest round that is on disk with all before it.  `end_round` commits or hands the
+    `large`, whether it should end before more is taken in; `synced`, the newest round that is on
+    disk with all before it.  `safe` is the newest round that a reply may report on: one that
+    promises disks, one to a change, any other.  `prepare` seals the round, so that it can be sent
+    before it is committed (False: nobody waits for it).  `end_round` commits or hands the
     round to the syncing thread; `fileno()` becomes readable when `synced` moved (None: it moves
     only inside end_round); `woken()` drains it.  StoreError from any of them: stop, send nothing.
     """
@@ -31,6 +36,11 @@ class RoundStore(Protocol):
     def dirty(self) -> bool: ...
     @property
     def synced(self) -> Round: ...
+    @property
+    def large(self) -> bool: ...
+    def safe(self, synced: bool, change: bool) -> Round: ...
+    def promise(self, number: Round) -> None: ...
+    def prepare(self) -> bool: ...
     def end_round(self) -> None: ...
     def fileno(self) -> int | None: ...
     def woken(self) -> None: ...
@@ -95,9 +105,17 @@ class BlockStore(RoundStore, Protocol):
     def opened_round(self) -> Round: ...
     def set_state(self, state: DataState) -> None: ...
 
-    def append(self, name: Name, seal: Seal, epoch: Epoch, start: Slot, data: Buffer) -> None:
+    def append(
+        self,
+        name: Name,
+        seal: Seal,
+        epoch: Epoch,
+        start: Slot,
+        data: Buffer,
+        urgent: bool = False,
+    ) -> None:
         """Store a version in this round (replacing a damaged record of the same name).
-        NoSpace when it would eat the reserve; then nothing was stored."""
+        NoSpace when it would eat the reserve (unless it is urgent); then nothing was stored."""
         ...
 
     def find(self, name: Name) -> IndexEntry | None:
@@ -163,6 +181,11 @@ class Room(Protocol):
 
     @property
     def incarnation(self) -> Incarnation: ...
+    @property
+    def ended(self) -> bool:
+        """Whether another room is to take over."""
+        ...
+
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
         """For a change (it has a slot): the kept reply of a repeat, None for a new one.
         Raises the Failure that refuses it."""
@@ -177,29 +200,94 @@ class Room(Protocol):
         ...
 
 
-class Volume(Protocol):
-    """The file system of one mount.  Paths are absolute; failures are errors.Failure.
+class Run(Protocol):
+    """Runs a coroutine of traps in the calling thread (link.run)."""
 
-    lookup and stat know what is written here and not yet flushed.  A hidden name (`hide`, `rename`)
-    reaches its inode in every operation until it is unlinked; no listing shows it.
+    def __call__(self, coroutine: Coroutine[Trap, Any, T]) -> T: ...
+
+
+class Owner(NamedTuple):
+    """Whose locks: the kernel's number of a process or an open file description."""
+
+    kind: wire.LockKind
+    number: int
+    pid: int
+
+
+class Listed(NamedTuple):
+    """One entry of a directory.  Of "." and ".." only the inode and the type are known."""
+
+    name: bytes
+    ino: Ino
+    mode: int
+    attributes: Attributes | None
+    next: int  # the offset behind it
+
+
+class Volume(Protocol):
+    """The file system of one mount, by inode number.  Failures are errors.Failure.
+
+    `_ino` is done to an inode, `_at` to a name in a directory, the rest to a handle.  Attributes
+    are with what is written here and not yet flushed.
     """
+
+    on_change: Callable[[Ino, Attributes | None], None]
+    """Called, and must not wait, when another mount has changed what was looked at here, with the
+    attributes as they were known until now."""
 
     @property
     def block_bytes(self) -> int: ...
-    async def lookup(self, path: bytes) -> Attributes: ...
-    async def stat(self, handle: int) -> Attributes: ...
-    async def open(self, path: bytes, flags: int) -> tuple[int, bool]:
+    def last_place(self, ino: Ino) -> bytes | None:
+        """The path that an inode was last found under; None: not remembered."""
+        ...
+
+    def last_known(self, ino: Ino) -> Attributes | None:
+        """An inode's attributes as last seen; None: not remembered."""
+        ...
+
+    def names_in(self, ino: Ino) -> Sequence[bytes]:
+        """The names in a directory that a kernel may believe."""
+        ...
+
+    async def lookup_at(self, parent: Ino, name: bytes) -> Attributes: ...
+    async def stat_ino(self, ino: Ino) -> Attributes: ...
+    async def set_ino(
+        self,
+        ino: Ino,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        atime_now: bool = False,
+        mtime_now: bool = False,
+    ) -> Attributes:
+        """None: leave it.  `_now`: to be the present, whatever was given."""
+        ...
+
+    async def open_ino(self, ino: Ino, flags: int) -> tuple[int, bool]:
         """A handle (> 0), and whether the kernel may keep its pages.  Honours O_TRUNC."""
         ...
 
-    def outdated(self, handle: int) -> bool:
-        """Whether attributes that were told before the open are not those that it found."""
+    def may_be_mapped(self, handle: int) -> bool:
+        """Whether a program here may have a mapping to write to the file of a handle."""
         ...
 
-    async def create(self, path: bytes, mode: int, uid: int, gid: int, flags: int) -> int: ...
+    def known_mode(self, handle: int) -> int:
+        """The mode of an open file, as last seen."""
+        ...
+
+    def outdated(self, handle: int) -> bool:
+        """Whether attributes that were told before the open may not be those that it found."""
+        ...
+
+    async def create_at(
+        self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, flags: int, umask: int = 0
+    ) -> tuple[int, Attributes]: ...
     async def read(self, handle: int, size: int, offset: int) -> Buffer: ...
-    async def write(self, handle: int, data: memoryview, offset: int) -> int:
-        """`data` is valid only during the call; the offset means nothing under O_APPEND."""
+    async def write(self, handle: int, data: memoryview, offset: int, append: bool) -> int:
+        """`data` is valid only during the call; the offset means nothing when it appends."""
         ...
 
     async def flush(self, handle: int) -> None:
@@ -207,48 +295,63 @@ class Volume(Protocol):
         ...
 
     async def fsync(self, handle: int) -> None: ...
+    async def fsyncdir(self) -> None: ...
     async def release(self, handle: int) -> None: ...
-    async def truncate(self, path: bytes | None, handle: int | None, size: int) -> None: ...
-    async def make(
-        self, path: bytes, mode: int, uid: int, gid: int, rdev: int = 0, target: bytes = b""
-    ) -> None: ...
-    async def unlink(self, path: bytes) -> None: ...
-    async def rmdir(self, path: bytes) -> None: ...
-    async def readlink(self, path: bytes) -> bytes: ...
-    async def link(self, old: bytes, new: bytes) -> None: ...
-    async def rename(self, old: bytes, new: bytes, flags: int, hidden: bytes = b"") -> None:
-        """`hidden`: what is at `new` now is open here; this name reaches it from now on, whether
-        the rename succeeds or fails, and unlinking it only ends the name unless it is an orphan."""
+    async def truncate_ino(self, ino: Ino, handle: int | None, size: int) -> None: ...
+    async def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None: ...
+    async def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE only."""
         ...
 
-    async def is_open(self, path: bytes) -> bool: ...
-    async def hide(self, path: bytes, hidden: bytes) -> None: ...
-    async def set_attributes(
+    async def copy_file_range(
+        self, source: int, offset: int, target: int, at: int, length: int
+    ) -> int: ...
+    async def lock(self, handle: int, owner: Owner, span: wire.Span, waits: bool) -> None:
+        """EAGAIN when it is not to wait; a refused change of a flock has given back what was."""
+        ...
+
+    async def unlock(self, handle: int, owner: Owner, span: wire.Span) -> None: ...
+    async def test_lock(
+        self, handle: int, owner: Owner, span: wire.Span
+    ) -> wire.FileLock | None: ...
+    def stale(self, handle: int) -> int | None:
+        """A number for `dropped`, if the kernel's pages are older than what is known."""
+        ...
+
+    def dropped(self, handle: int, change: int) -> None: ...
+    async def make_at(
         self,
-        path: bytes | None,
-        handle: int | None,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        atime_ns: int | None = None,
-        mtime_ns: int | None = None,
-        now: bool = False,
-    ) -> None:
-        """None: leave it.  `now`: the times that are not None are to be the present."""
-        ...
-
-    async def opendir(self, path: bytes) -> int: ...
-    async def readdir(
-        self, handle: int, offset: int
-    ) -> Sequence[tuple[bytes, Attributes | None, int]]:
-        """(name, attributes, next offset) from an offset, "." and ".." too; empty: the end."""
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int = 0,
+        target: bytes = b"",
+        umask: int = 0,
+    ) -> Attributes: ...
+    async def unlink_at(self, parent: Ino, name: bytes) -> None: ...
+    async def rmdir_at(self, parent: Ino, name: bytes) -> None: ...
+    async def readlink_ino(self, ino: Ino) -> bytes: ...
+    async def link_at(self, ino: Ino, parent: Ino, name: bytes) -> Attributes: ...
+    async def rename_at(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0
+    ) -> None: ...
+    async def opendir_ino(self, ino: Ino) -> int: ...
+    async def readdir(self, handle: int, offset: int) -> Sequence[Listed]:
+        """A page from an offset, "." and ".." too; empty: the end."""
         ...
 
     async def releasedir(self, handle: int) -> None: ...
-    async def getxattr(self, path: bytes, name: bytes) -> bytes: ...
-    async def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None: ...
-    async def listxattr(self, path: bytes) -> Sequence[bytes]: ...
-    async def removexattr(self, path: bytes, name: bytes) -> None: ...
+    async def getxattr_ino(self, ino: Ino, name: bytes) -> bytes: ...
+    def lacks(self, ino: Ino, name: bytes) -> bool:
+        """Whether an inode is known to have no such attribute; asks nobody."""
+        ...
+
+    async def setxattr_ino(
+        self, ino: Ino, name: bytes, value: bytes, flags: int, ends_sgid: bool = False
+    ) -> None: ...
+    async def listxattr_ino(self, ino: Ino) -> Sequence[bytes]: ...
+    async def removexattr_ino(self, ino: Ino, name: bytes) -> None: ...
     async def statfs(self) -> wire.Space: ...
     async def sync_all(self) -> None: ...

@@ -154,7 +154,9 @@ class Reader:
                 proven = current and isinstance(error, Damaged)
                 if same and (proven or await now() > deadline):
                     log.error("read error: %s", error)
-                    raise
+                    if proven or isinstance(error, Silent):
+                        raise
+                    raise Silent(f"{error}; and the metaserver is silent") from error
                 if not current:  # nobody says whether the map has moved: nothing is proven
                     await sleep(limits.RETRY_S / 4)
                 continue
@@ -190,10 +192,10 @@ class Reader:
         return [want for block in blocks if (want := self._want(file, block)) is not None]
 
     async def reload(self, file: File) -> bool:
-        """Forget the map and read it again; False: the metaserver doesn't answer.  Under our grant
-        it is ours: nothing else moves it."""
+        """Forget the map and read it again; False: nobody can say just now what it is.  Under our
+        grant nothing else moves it, but a change of our own may have, whose answer is late."""
         if file.token:
-            return True
+            return not file.committing
         found = await self.contact.ask_briefly(wire.GetAttributes(file.ino))
         if found is not None:
             if not file.token:

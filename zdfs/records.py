@@ -54,6 +54,7 @@ U16 = Between(0, 2**16 - 1)
 U32 = Between(0, 2**32 - 1)
 U64 = Between(0, 2**64 - 1)
 I64 = Between(-(2**63), 2**63 - 1)
+TIME = Between(limits.FIRST_NS, limits.LAST_NS)  # of a file, in ns since 1970
 
 
 class Kind(NamedTuple):

@@ -9,6 +9,8 @@
     e <parent> <name>       Dirent       count and sum stand in the parent's Inode
     x <ino> <name>          the value    count and sum stand in the Inode
     m <ino> <page>          a map page   `blockmap.pack_page`; count and sum stand in the Inode
+    w <ino> <block>         Debt         a replica that is owed; count and sum stand in the Inode
+    a <slot>                Account      what a slot is owed in all; fsck recounts
     o <ino>                 Orphan       nlink is 0; let go when no mount has it open
     d <number>              DropRecord   versions to be dropped by dataservers; gone when all have
     r <epoch>               Ring         the addresses of a ring, in order; never changes
@@ -16,13 +18,15 @@
     n <session>             SessionRecord
     k <session> <slot u16>  KeptReply    exactly once: the reply to the slot's newest change
     v <number>              EventRecord  the newest limits.EVENTS
-    NUL round               the newest committed round; written by the store itself
+    j                       CopySet      which dataservers hold copies of all this
+    NUL ...                 the store's own, not copied: its newest commit; the Head of the chain;
+                            rounds that some copy has yet to hear; whether it is being filled
 
 Every value is `check u64 | payload`; the check (CRC-64 over key and payload) is verified at each
 read.  LMDB can lose a record silently, so **absence is proven**: a parent record holds the count of
 its children and the sum (mod 2^64) of their checks: `Inode.entries*` of Dirents, `.pages*` of map
-pages, `.xattrs*` of extended attributes.  A sum that doesn't match its children is damage: EIO,
-never a guess.
+pages, `.xattrs*` of extended attributes, `.owed*` of Debts.  A sum that doesn't match its children
+is damage: EIO, never a guess.
 
 **A dataserver** keeps a log (the truth) and an index (LMDB, made anew from the log at will):
 
@@ -34,6 +38,10 @@ never a guess.
             g <segment> -> live bytes
 
 Index values carry checks as above.  The log is synced before any index commit that covers it.
+
+**Copies of the metadata.**  Each round of the metaserver is also a record of a `chain`.  Some
+dataservers keep it in their logs, as blocks of inode 0 (block: the round; token: the incarnation;
+sequence: the parts that follow), and in a *mirror*, a store in `copy/` with all but NUL records.
 """
 
 import struct
@@ -42,13 +50,30 @@ from typing import Annotated as A
 from typing import NamedTuple
 
 from zdfs import checksum, limits
-from zdfs.errors import Damaged, Foreign
+from zdfs.chain import CopySet
+from zdfs.errors import Damaged
 from zdfs.ids import BlockNo, Epoch, Incarnation, Ino, Name, PageNo, Round, Session, Slot, Token
-from zdfs.ids import Version
-from zdfs.records import U16, U32, U64, Between, Length
+from zdfs.ids import Policy, Version
+from zdfs.records import TIME, U16, U32, U64, Between, Length
+from zdfs.segments import (  # noqa: F401 (who wants the log's format asks here, too)
+    DATA_FORMAT as DATA_FORMAT,
+    KIND_BLOCK as KIND_BLOCK,
+    KIND_ROUND as KIND_ROUND,
+    KIND_STATE as KIND_STATE,
+    RECORD_BYTES as RECORD_BYTES,
+    RECORD_MAGIC as RECORD_MAGIC,
+    SEGMENT_HEADER_BYTES as SEGMENT_HEADER_BYTES,
+    SEGMENT_MAGIC as SEGMENT_MAGIC,
+    RecordHeader as RecordHeader,
+    SegmentHeader as SegmentHeader,
+    pack_record as pack_record,
+    pack_segment as pack_segment,
+    record_salt as record_salt,
+    unpack_record as unpack_record,
+    unpack_segment as unpack_segment,
+)
 
-META_FORMAT = 1
-DATA_FORMAT = 1
+META_FORMAT = 3
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
@@ -59,6 +84,13 @@ SUPERBLOCK = b"!"
 CLUSTER = b"c"
 TOTALS = b"t"
 ROUND = b"\x00round"  # the newest committed round, u64: the store's own, in each transaction
+OWN = b"\x00"  # what a store keeps for itself
+FIRST, BEYOND = b"\x01", b"\xff"  # the keys that are copied stand between these
+HEAD = b"\x00head"
+OUTBOX = b"\x00out"
+FILLING = b"\x00fill"
+STARTS = b"\x00starts"
+COPY_SET = b"j"
 CHECK_BYTES = 8
 
 Uuid = A[bytes, Length(16, 16)]
@@ -88,6 +120,7 @@ def describe(key: bytes) -> str:
         b"i": "inode", b"e": "directory entry", b"x": "extended attribute", b"m": "map page",
         b"o": "orphan", b"d": "drop", b"r": "ring", b"s": "server", b"n": "session",
         b"k": "kept reply", b"v": "event", b"b": "block", b"g": "segment",
+        b"w": "debt", b"a": "account",
     }  # fmt: skip
     table = tables.get(key[:1])
     if table is None or len(key) < 9:
@@ -130,8 +163,19 @@ def page_of_key(key: bytes) -> tuple[Ino, PageNo]:
     return Ino(ino), PageNo(page)
 
 
+def debt_key(ino: Ino, block: BlockNo) -> bytes:
+    """w <ino> <block>; its first nine bytes are the prefix of all debts of an inode."""
+    return b"w" + _PAIR.pack(ino, block)
+
+
+def debt_of_key(key: bytes) -> tuple[Ino, BlockNo]:
+    """Inode and block of a debt's key."""
+    ino, block = _PAIR.unpack_from(key, 1)
+    return Ino(ino), BlockNo(block)
+
+
 def number_key(table: bytes, number: int) -> bytes:
-    """<table> <number>: orphans, drops, rings, servers, sessions, events."""
+    """<table> <number>: orphans, drops, rings, servers, sessions, events, accounts."""
     assert len(table) == 1
     return table + _U64.pack(number)
 
@@ -195,7 +239,8 @@ class Inode:
 
     Invariants: nlink 0 <=> an Orphan stands beside it; `change` grows with every change; `token`
     is the highest ever granted; `number` is that of the last commit; directories: `parent` is where
-    ".." leads (the root's is itself) and nlink is 2 + subdirectories.
+    ".." leads (the root's is itself) and nlink is 2 + subdirectories; of others it is the directory
+    that they were made in or last moved to, which may be gone: whose policy they follow.
     """
 
     mode: A[int, U32]
@@ -204,12 +249,12 @@ class Inode:
     nlink: A[int, U32]
     size: A[int, Between(0, limits.FILE_BYTES)]
     stored: A[int, U64]  # sum of the map entries' stored bytes
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
+    atime_ns: A[int, TIME]
+    mtime_ns: A[int, TIME]
+    ctime_ns: A[int, TIME]
     rdev: A[int, U64]
     change: A[int, U64]
-    parent: Ino  # directories only, else 0
+    parent: Ino
     target: A[bytes, Length(0, limits.SYMLINK_BYTES)]
     epoch: Epoch
     start: Slot
@@ -221,6 +266,9 @@ class Inode:
     pages_sum: A[int, U64]
     xattrs: A[int, U64]
     xattrs_sum: A[int, U64]
+    owed: A[int, U64]  # Debts of its blocks
+    owed_sum: A[int, U64]
+    policy: Policy
 
 
 class Dirent(NamedTuple):
@@ -234,6 +282,24 @@ class Orphan(NamedTuple):
     """Nothing names the inode any more; its map pages are let go slice by slice."""
 
     since_ns: int
+
+
+class Debt(NamedTuple):
+    """A commit went without this replica of a version, which the map still names."""
+
+    slot: Slot
+    version: Version
+    stored: A[int, U32]  # bytes
+    since_ns: int
+
+
+class Account(NamedTuple):
+    """Sums of a slot's Debts.  It is made with the ring, and never missing."""
+
+    replicas: A[int, U64]
+    stored: A[int, U64]  # bytes
+    since_ns: int  # since when it has been owed anything without a break; 0: it isn't
+    moved: A[int, U64]  # grows with each change
 
 
 class DropRecord(NamedTuple):
@@ -261,7 +327,8 @@ class Server:
     reported as synced.  A store that opens below that is an old copy.  `dropped`: newest number of
     the drop queue it acknowledged.  `reconciled` < `reconcile`: it has yet to check itself against
     the maps.  `refill`: its vote counts again once that reconcile is finished (its store was lost
-    or old).  `skipped`: commits go ahead without it.
+    or old).  `skipped`: commits go ahead without it.  `down`: the newest event about it said so.
+    `heard`: the number of its newest event that is in the list, counted from 1 in each boot.
     """
 
     uuid: Uuid
@@ -274,15 +341,18 @@ class Server:
     reconciled: A[int, U64]
     refill: A[int, U64]
     skipped: bool
+    down: bool = False
+    heard: A[int, U64] = 0
 
 
 class SessionRecord(NamedTuple):
-    """A mount that lives."""
+    """A mount that lives.  `blocked`: for whom its writes wait, as the newest events said."""
 
     nonce: Uuid
     host: A[str, Length(0, limits.TEXT_BYTES)]
     mount: A[str, Length(0, limits.TEXT_BYTES)]
     born_ns: int
+    blocked: A[tuple[Slot, ...], Length(0, limits.SERVERS)] = ()
 
 
 class KeptReply(NamedTuple):
@@ -306,6 +376,15 @@ class EventRecord(NamedTuple):
 STATE = b"!"
 
 
+class ScrubState(NamedTuple):
+    """How far the scrub is, recorded now and then: after a crash it reads a little again."""
+
+    began_ns: int = 0  # of the pass underway; 0: none is
+    after: Name | None = None  # read so far, in the order of names
+    done_bytes: A[int, U64] = 0
+    ended_ns: int = 0  # of the newest full pass
+
+
 @dataclass(frozen=True, slots=True)
 class DataState:
     """A dataserver's identity and vote.  In the index, and as STATE records in the log."""
@@ -314,14 +393,18 @@ class DataState:
     uuid: Uuid
     cluster: A[bytes, Length(0, 16)]  # empty: not founded
     slot: Slot
+    block_bytes: A[int, U32]  # the cluster's, as the metaserver said; 0: it hasn't yet
     life: A[int, U32]
     promised: Incarnation  # claims of lower incarnations are refused for ever
     served_incarnation: Incarnation
     served_round: Round
     reconciled: A[int, U64]
+    wanted: A[int, U64]  # newest reconcile it was told of; beyond the last: blocks may be missing
     dropped: A[int, U64]  # newest number of M's drop queue that is done
     damaged: A[int, U64]
     repaired: A[int, U64]
+    copies: CopySet  # the newest that a metaserver told
+    scrub: ScrubState = ScrubState()
 
 
 class Position(NamedTuple):
@@ -379,107 +462,6 @@ def unpack_index(payload: bytes) -> IndexEntry:
         raise Damaged("an index entry of a wrong length")
     segment, offset, length, crc16, crc32c, epoch, start = _INDEX.unpack(payload)
     return IndexEntry(segment, offset, length, crc16, crc32c, Epoch(epoch), Slot(start))
-
-
-# --- the dataserver's log ----------------------------------------------------------------------
-
-SEGMENT_MAGIC = b"zdfs-log"
-RECORD_MAGIC = 0x7A524543  # "zREC"
-KIND_BLOCK = 1
-KIND_STATE = 2  # body: a packed DataState; the newest counts
-KIND_ROUND = 3  # no body: the round before it is complete
-
-# magic, format, store uuid, boot, segment number, first round; then the CRC-32C of all before
-_SEGMENT = struct.Struct(">8sI16sIQQ")
-SEGMENT_HEADER_BYTES = 64
-
-# magic, kind, boot, round, synced-through round, CRC of the previous record's header, body length,
-# name (ino, block, token, sequence), ring epoch, start, seal (crc16, crc32c); then CRC-32C of it
-_RECORD = struct.Struct(">IBIQQIIQQQIQIHI")
-_CRC = struct.Struct(">I")
-RECORD_BYTES = _RECORD.size + _CRC.size
-
-
-class SegmentHeader(NamedTuple):
-    """The first bytes of a segment."""
-
-    uuid: bytes
-    boot: int
-    number: int
-    first_round: int
-
-
-class RecordHeader(NamedTuple):
-    """What stands before each body in the log; a STATE record's seal has its body's CRC-32C."""
-
-    kind: int
-    boot: int
-    round: int
-    synced: int
-    previous: int
-    length: int
-    name: Name
-    epoch: Epoch
-    start: Slot
-    seal: checksum.Seal
-
-
-def pack_segment(header: SegmentHeader) -> bytes:
-    """A segment header, padded to SEGMENT_HEADER_BYTES."""
-    head = _SEGMENT.pack(SEGMENT_MAGIC, DATA_FORMAT, *header)
-    return (head + _CRC.pack(checksum.crc32c(head))).ljust(SEGMENT_HEADER_BYTES, b"\0")
-
-
-def unpack_segment(data: bytes) -> SegmentHeader:
-    """The inverse; Damaged when it is none, Foreign when a newer release wrote it."""
-    head = data[: _SEGMENT.size]
-    if len(data) < _SEGMENT.size + _CRC.size or head[:8] != SEGMENT_MAGIC:
-        raise Damaged("not a segment of a zdfs log")
-    if _CRC.unpack_from(data, _SEGMENT.size)[0] != checksum.crc32c(head):
-        raise Damaged("a segment header fails its checksum")
-    _, version, uuid, boot, number, first = _SEGMENT.unpack(head)
-    if version != DATA_FORMAT:
-        raise Foreign(f"a log of format {version}; this release reads format {DATA_FORMAT}")
-    return SegmentHeader(uuid, boot, number, first)
-
-
-def record_salt(uuid: bytes, segment: int) -> int:
-    """What record checksums of this segment start from: a copy of a log that somebody stored as a
-    file is never taken for records.  It is also the `previous` of the segment's first record."""
-    return checksum.crc32c(uuid + _U64.pack(segment))
-
-
-def pack_record(header: RecordHeader, salt: int) -> tuple[bytes, int]:
-    """A record header and its checksum, which the next record quotes."""
-    head = _RECORD.pack(
-        RECORD_MAGIC, header.kind, header.boot, header.round, header.synced, header.previous,
-        header.length, header.name.ino, header.name.block, *header.name.version,
-        header.epoch, header.start, *header.seal,
-    )  # fmt: skip
-    crc = checksum.crc32c(head, salt)
-    return head + _CRC.pack(crc), crc
-
-
-def unpack_record(data: bytes, salt: int) -> tuple[RecordHeader, int]:
-    """A record header and its checksum; Damaged when it is none."""
-    if len(data) < RECORD_BYTES:
-        raise Damaged("the log ends inside a record header")
-    (crc,) = _CRC.unpack_from(data, _RECORD.size)
-    head = data[: _RECORD.size]
-    if crc != checksum.crc32c(head, salt):
-        raise Damaged("a record header fails its checksum")
-    (magic, kind, boot, round_, synced, previous, length, ino, block, token, sequence, epoch, start,
-     crc16, crc32c) = _RECORD.unpack(head)  # fmt: skip
-    if magic != RECORD_MAGIC:
-        raise Damaged("not a record of a zdfs log")
-    name = Name(Ino(ino), BlockNo(block), Version(Token(token), sequence))
-    seal = checksum.Seal(crc16, crc32c)
-    return (
-        RecordHeader(
-            kind, boot, round_, synced, previous, length, name, Epoch(epoch), Slot(start), seal
-        ),
-        crc,
-    )
 
 
 assert limits.PAGE_BLOCKS * 26 + 64 < 2038, "a map page must stay in one LMDB node"

@@ -16,6 +16,7 @@ from zdfs import limits, wire
 from zdfs.calls import Condition, notify
 from zdfs.errors import BadMessage, NoSession
 from zdfs.ids import Ino, Session, Token
+from zdfs.interests import Interests
 from zdfs.schema import SessionRecord
 
 
@@ -39,6 +40,7 @@ class Mount:
     slots: dict[int, Kept] = field(default_factory=dict)
     openings: dict[Ino, int] = field(default_factory=dict)
     blocked: tuple[wire.Blocked, ...] = ()
+    beat: int = 0  # number of the newest heartbeat
 
 
 @dataclass(slots=True)
@@ -49,13 +51,16 @@ class Held:
     session: Session
     floor: int = 0  # no sequence below will be committed any more
     recalled_at: float | None = None  # when its return was last asked for
+    wanted: dict[Session, float] = field(default_factory=dict)  # by whom, since when
     freed: Condition = field(default_factory=Condition)
 
 
 class Sessions:
     """All mounts."""
 
-    def __init__(self) -> None:
+    def __init__(self, life_s: float = limits.SESSION_S) -> None:
+        self.life_s = life_s
+        self.interests = Interests()
         self.mounts: dict[Session, Mount] = {}
         self.grants: dict[Ino, Held] = {}
         self.settled = Condition()  # notified when a mount announced itself or died
@@ -82,13 +87,25 @@ class Sessions:
         mount.heard = now
         return mount
 
+    def beaten(self, session: Session, number: int, heard: int, now: float) -> bool:
+        """A heartbeat.  It prolongs the session only if replies reach the mount: one that can't
+        hear can't be recalled either.  False: a late one, what it says is no news."""
+        mount = self.mount(session)
+        if number - heard <= limits.DEAF_BEATS:
+            mount.heard = max(mount.heard, now)
+        if number <= mount.beat:
+            return False
+        mount.beat = number
+        return True
+
     def silent(self, now: float) -> list[Session]:
         """Sessions whose life ran out."""
-        return [s for s, m in self.mounts.items() if now - m.heard > limits.SESSION_S]
+        return [s for s, m in self.mounts.items() if now - m.heard > self.life_s]
 
     def died(self, session: Session) -> list[Ino]:
         """Forget a mount; its grants are free.  Returns the inodes it had open."""
         mount = self.mounts.pop(session, None)
+        self.interests.died(session)
         if mount is None:
             return []
         for ino in self.held_by(session):
@@ -155,6 +172,11 @@ class Sessions:
     def is_open(self, ino: Ino) -> bool:
         """Whether any mount has it open."""
         return any(ino in mount.openings for mount in self.mounts.values())
+
+    def has_open(self, session: Session, ino: Ino) -> bool:
+        """Whether this mount has it open."""
+        mount = self.mounts.get(session)
+        return mount is not None and ino in mount.openings
 
     # --- grants --------------------------------------------------------------------------------
 

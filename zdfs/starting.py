@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,10 +67,8 @@ class Herald:
     def _say(self, word: bytes) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            try:
+            with suppress(BrokenPipeError):  # the parent was told to stop waiting
                 os.write(descriptor, word[: limits.TEXT_BYTES])
-            except BrokenPipeError:  # the parent was told to stop waiting
-                pass
             os.close(descriptor)
 
 
@@ -114,8 +113,7 @@ def start_detached(
 def _touch(log: Path) -> None:
     """Say now that a log can't be written, not when nobody reads stderr any more."""
     try:
-        with log.open("ab"):
-            pass
+        log.open("ab").close()
     except OSError as error:
         raise StartError(f"the log file {log} can't be written: {error.strerror}") from error
 
@@ -167,7 +165,7 @@ def _ask(directory: Path, patience_s: float) -> int | None:
     return said[0] if said else None
 
 
-def real(directory: Path) -> str:
+def real(directory: Path | str) -> str:
     """The path as mountinfo knows it.  Asks nothing of what is mounted there: it may hang."""
     path = os.path.abspath(directory)
     for _ in range(SYMLINKS):
@@ -237,3 +235,15 @@ def detach(directory: Path) -> None:
         if done.returncode == 0:
             return
     raise StartError(f"the dead mount on {directory} can't be detached: umount -l {directory}")
+
+
+def may_allow_other() -> bool:
+    """Whether other users may be let in: fusermount lets root do so, and others where the
+    administrator says so in fuse.conf."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        lines = Path("/etc/fuse.conf").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)

@@ -20,7 +20,7 @@ import lmdb
 
 from zdfs import disk, limits, ports, records, schema
 from zdfs.disk import Records, log
-from zdfs.errors import Damaged, StartError, StoreError
+from zdfs.errors import Damaged, DamagedStore, StartError, StoreError
 from zdfs.ids import Round
 
 _U64 = struct.Struct(">Q")
@@ -30,7 +30,8 @@ _COPY_ON_WRITE = 3  # a record put in this round may cost so many times its byte
 class LmdbStore:
     """`ports.MetaStore` on a directory.
 
-    StartError: in use, another role's, a newer release's, or a file that LMDB must not be given.
+    StartError: in use, another role's, a newer release's; DamagedStore: its file must not be given
+    to LMDB.
     """
 
     def __init__(self, directory: Path):
@@ -69,6 +70,22 @@ class LmdbStore:
     def synced(self) -> Round:
         """The newest round on disk."""
         return self._synced
+
+    @property
+    def large(self) -> bool:
+        """A commit takes what comes."""
+        return False
+
+    def safe(self, synced: bool, change: bool) -> Round:
+        """No reply runs ahead of the disk."""
+        return self._synced
+
+    def promise(self, number: Round) -> None:
+        """Every round is synced at once."""
+
+    def prepare(self) -> bool:
+        """Nothing is sent anywhere."""
+        return False
 
     @contextmanager
     def write(self) -> Iterator[ports.Transaction]:
@@ -174,9 +191,7 @@ class LmdbStore:
                 payload = reader.get(schema.ROUND)
                 superblock = reader.get(schema.SUPERBLOCK)
             except Damaged as error:
-                raise StartError(
-                    f"{self._directory}: {error}; nothing was changed: restore a copy"
-                ) from error
+                raise DamagedStore(f"{self._directory}: {error}") from error
         if superblock is not None:
             plain = records.loads(superblock)
             if isinstance(plain, list) and plain and plain[0] > schema.META_FORMAT:
@@ -185,6 +200,24 @@ class LmdbStore:
                     f"{schema.META_FORMAT}: start it with the newer release"
                 )
         return Round(0 if payload is None else _U64.unpack(payload)[0])
+
+
+def sound_store(directory: Path) -> LmdbStore:
+    """A store on a directory; a damaged one is set aside first: there are copies of what it had."""
+    try:
+        return LmdbStore(directory)
+    except DamagedStore as error:
+        set_aside(directory, error)
+    return LmdbStore(directory)
+
+
+def set_aside(directory: Path, why: DamagedStore) -> None:
+    """Put a damaged store out of the way, whole.  The next open makes a new one."""
+    lock = disk.Lock(directory)
+    try:
+        log.error("%s: set aside as %s", why, disk.set_aside(directory / "meta", "meta.damaged"))
+    finally:
+        lock.release()
 
 
 def _refuse_other_role(directory: Path) -> None:
@@ -198,10 +231,7 @@ def _open(directory: Path) -> disk.Lmdb:
     for fault in faults[:10]:
         log.error("the metadata in %s is damaged: %s", directory, fault)
     if faults:
-        raise StartError(
-            f"{directory / disk.DATA_FILE}: damaged ({faults[0]}), so the metaserver can't start "
-            "on it; nothing was changed: restore a copy of this directory"
-        )
+        raise DamagedStore(f"{directory / disk.DATA_FILE}: damaged ({faults[0]})")
     try:
         return disk.open_lmdb(directory, limits.META_MAP_BYTES)
     except (lmdb.Error, OSError) as error:

@@ -11,6 +11,8 @@ for one write block and no longer: it remembers the inodes it has seen.  Rules:
   so a rename whose two parents are one directory needs no special case.  Children (entries, map
   pages, attributes) are written at once, and their parent's count and sum are staged with them.
 - An operation that raises leaves its Tables half staged: the write block is undone, Tables is left.
+- Debts are children too, but nothing that a reader sees: `set_debt` leaves `change` alone.  A
+  debt goes with the version that it is of, in whichever transaction lets go of that.
 - `change` grows by one with each operation that touches an inode, and is at least `change_floor`
   (the metaserver's incarnation in the high bits), so that no two lives give the same number.
 """
@@ -25,9 +27,9 @@ from typing import Any, TypeVar
 from zdfs import blockmap, limits, records, schema
 from zdfs.blockmap import Dropped
 from zdfs.errors import Damaged, Posix
-from zdfs.ids import ROOT, Ino, PageNo
+from zdfs.ids import ROOT, BlockNo, Ino, PageNo, Slot
 from zdfs.ports import Reader, Transaction
-from zdfs.schema import Dirent, DropRecord, Inode, Orphan, Totals
+from zdfs.schema import Account, Debt, Dirent, DropRecord, Inode, Orphan, Totals
 
 MASK = 2**64 - 1
 PAGE_BYTES = limits.PAGE_BLOCKS * blockmap.ENTRY_BYTES
@@ -152,6 +154,21 @@ class View:
         payload = self.read.get(key)
         return payload if payload is None else self.as_page(key, payload)
 
+    def debt(self, ino: Ino, block: BlockNo) -> Debt | None:
+        """Who is owed a block; None is *not* proven: the server that lacks it is known all the same
+        when it is asked."""
+        key = schema.debt_key(ino, block)
+        payload = self.read.get(key)
+        return None if payload is None else decode(Debt, key, payload)
+
+    def account(self, slot: Slot) -> Account:
+        """What a slot is owed in all; Damaged when that is lost."""
+        key = schema.number_key(b"a", slot)
+        payload = self.read.get(key)
+        if payload is None:
+            raise Damaged(f"the record {schema.describe(key)} is not there", key=key)
+        return decode(Account, key, payload)
+
     @staticmethod
     def as_page(key: bytes, payload: bytes) -> bytes:
         """A map page as it is stored; Damaged when it has a length no page has."""
@@ -206,7 +223,9 @@ class Tables(View):
         self.txn = txn
         self.change_floor = change_floor
         self._staged: set[Ino] = set()
+        self.updated: set[Ino] = set()  # what who looked at them must hear of
         self._inodes_delta = self._stored_delta = 0
+        self._accounts: dict[Slot, Account] = {}  # staged
 
     # --- inodes and totals: staged
 
@@ -222,6 +241,7 @@ class Tables(View):
             fields["change"] = max(inode.change + 1, self.change_floor)
         inode = changed(inode, fields)
         self.stage(ino, inode)
+        self.updated.add(ino)
         return inode
 
     def add(self, ino: Ino, inode: Inode) -> None:
@@ -248,6 +268,9 @@ class Tables(View):
         for ino in self._staged:
             self.txn.put(schema.inode_key(ino), records.pack(self._inodes[ino]))
         self._staged.clear()
+        for slot, account in self._accounts.items():
+            self.txn.put(schema.number_key(b"a", slot), records.pack(account))
+        self._accounts.clear()
         if self._inodes_delta or self._stored_delta:
             old = self.totals()
             inodes = old.inodes + self._inodes_delta
@@ -317,6 +340,36 @@ class Tables(View):
             **fields,
         )
 
+    # --- debts
+
+    def set_debt(self, ino: Ino, block: BlockNo, new: Debt | None) -> None:
+        """Replace (or with None remove) a debt, in the inode's count and the slots' accounts.  An
+        operation that changes the inode besides does that first: this is no change."""
+        key = schema.debt_key(ino, block)
+        payload = self.read.get(key)
+        old = None if payload is None else decode(Debt, key, payload)
+        count, moved = self._swap(key, payload, None if new is None else records.pack(new))
+        inode = self.inode(ino)
+        owed = at_least_0(inode.owed + count, key)
+        owed_sum = (inode.owed_sum + moved) & MASK
+        self.stage(ino, changed(inode, {"owed": owed, "owed_sum": owed_sum}))
+        for debt, more in ((old, -1), (new, 1)):
+            if debt is not None:
+                self._book(debt, more, key)
+
+    def set_account(self, slot: Slot, account: Account) -> None:
+        """A slot's sums as they were counted again; `moved` grows as it must."""
+        payload = self.read.get(schema.number_key(b"a", slot))
+        moved = 0 if payload is None else self.account(slot).moved
+        self._accounts[slot] = account._replace(moved=moved + 1)
+
+    def _book(self, debt: Debt, more: int, key: bytes) -> None:
+        before = self._accounts.get(debt.slot) or self.account(debt.slot)
+        count = at_least_0(before.replicas + more, key)
+        stored = at_least_0(before.stored + more * debt.stored, key)
+        since = min(before.since_ns or debt.since_ns, debt.since_ns) if count else 0
+        self._accounts[debt.slot] = Account(count, stored, since, before.moved + 1)
+
     # --- orphans and drops
 
     def orphan(self, ino: Ino, now_ns: int) -> None:
@@ -326,8 +379,14 @@ class Tables(View):
     def queue_drops(
         self, ino: Ino, dropped: Iterable[Dropped], next_number: Callable[[], int]
     ) -> None:
-        """Versions that dataservers are to drop once this transaction is synced."""
+        """Versions that dataservers are to drop once this transaction is synced; nobody is owed
+        them any more."""
         items = list(dropped)
+        if items and self.inode(ino).owed:
+            for block, version in items:
+                debt = self.debt(ino, block)
+                if debt is not None and debt.version == version:
+                    self.set_debt(ino, block, None)
         for first in range(0, len(items), DROPPED):
             versions = blockmap.pack_dropped(items[first : first + DROPPED])
             key = schema.number_key(b"d", next_number())

@@ -1,42 +1,50 @@
-"""The name side of a volume: paths to inodes, names, attributes, listings.
+"""The name side of a volume: names to inodes, attributes, listings, by inode number.
 
-Paths are walked from the root by what the name cache knows; the rest of the way is asked in one
-question.  A *hidden* name is one that only this mount knows, of a file unlinked while open here.
-The kernel side makes it unique, and goes on using it when a directory above it was renamed.
+What the kernel asks about it names by inode, and by a name in a directory; `paths` walks paths for
+those who have no kernel.  An inode that this mount has removed may still be somebody's directory or
+O_PATH descriptor: its last attributes are remembered for a while, when M has let go of it.
 """
 
 import stat
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from errno import E2BIG, EBADF, EEXIST, EINVAL, ENAMETOOLONG, ENOTDIR, ERANGE
+from errno import E2BIG, EBADF, EINVAL, ENAMETOOLONG, ENODATA, ERANGE, ESTALE
 
-from zdfs import limits, wire
+from zdfs import limits, wire, xattrs
 from zdfs.cache import File, Names
-from zdfs.calls import now, wait
+from zdfs.calls import clock, now, wait
 from zdfs.contact import Contact
 from zdfs.errors import Posix
-from zdfs.ids import ROOT, Ino
+from zdfs.ids import Ino
+from zdfs.namespace import EXCHANGE
+from zdfs.ports import Listed
 from zdfs.reading import Reader
 from zdfs.wire import Attributes
 
+REMOVED = 1024  # inodes whose last attributes are remembered
+
 
 @dataclass(slots=True)
-class Listed:
+class Listing:
     """An open directory: the names given so far, by offset - 2, and the newest page."""
 
     ino: Ino
+    parent: Ino = Ino(0)  # 0: not known yet
     names: list[bytes] = field(default_factory=list)
     first: int = 0
     page: tuple[wire.Entry, ...] = ()
     end: bool = False
 
+    def covers(self, index: int) -> bool:
+        """Whether the page has the entry behind so many names, or knows that there is none."""
+        behind = self.first + len(self.page)
+        return bool(self.parent) and (self.first <= index < behind or self.end and index == behind)
 
-def _name(path: bytes) -> bytes:
-    return path.rpartition(b"/")[2]
 
-
-def placed(path: bytes) -> bytes:
-    """What placement hashes: the path, or the end of one that is too long for a message."""
-    return path[1 - limits.PATH_BYTES :]
+def _fits(name: bytes) -> None:
+    if len(name) > limits.NAME_BYTES:
+        raise Posix(ENAMETOOLONG)
 
 
 class Tree:
@@ -46,26 +54,70 @@ class Tree:
         self.contact, self.reader = contact, reader
         self.names = Names()
         self.files: dict[Ino, File] = {}
-        self.listings: dict[int, Listed] = {}
-        self.hidden: dict[bytes, Ino] = {}  # unlinked while open here, by their hidden name
+        self.listings: dict[int, Listing] = {}
+        self.removed: OrderedDict[Ino, Attributes] = OrderedDict()  # by this mount; nlink 0
         self._number = 0  # of the newest handle
 
-    def open_inode(self, handle: int) -> Ino | None:
-        """The inode of an open file's handle; Volume knows them."""
-        raise NotImplementedError
+    def last_place(self, ino: Ino) -> bytes | None:
+        """The path that an inode was last found under; None: not remembered."""
+        return self.names.last_place(ino)
 
-    # --- paths ---------------------------------------------------------------------------------
+    def last_known(self, ino: Ino) -> Attributes | None:
+        """An inode's attributes as last seen, with what is unflushed; None: not remembered."""
+        known = self.names.last_known(ino)
+        return None if known is None else self._shown(known)
 
-    async def lookup(self, path: bytes) -> Attributes:
-        """stat by path, with what is unflushed."""
-        return await self._attributes(await self._inode(path, None))
+    def names_in(self, ino: Ino) -> Sequence[bytes]:
+        """The names in a directory that were learnt so lately that a kernel may believe them."""
+        life_s = 2 * self.names.name_life_s  # ours, and then its own
+        return self.names.names_in(ino, self.contact.driver.monotonic() - life_s)
 
-    async def _attributes(self, ino: Ino) -> Attributes:
+    def _placed(self, parent: Ino, name: bytes) -> bytes:
+        """What placement hashes, and only hashes: the path, or the end of one that is too long for
+        a message; where nobody remembers the directory's, its number stands for it."""
+        above = self.names.last_place(parent)
+        path = (b"%d" % parent if above is None else above.rstrip(b"/")) + b"/" + name
+        return path[1 - limits.PATH_BYTES :]
+
+    # --- attributes ----------------------------------------------------------------------------
+
+    async def lookup_at(self, parent: Ino, name: bytes) -> Attributes:
+        """What a name in a directory leads to, with what is unflushed."""
+        _fits(name)
+        ino = self.names.find(parent, name, await now())
+        if ino is not None:
+            try:
+                found = await self.stat_ino(ino)
+            except Posix as error:
+                if error.number != ESTALE:
+                    raise
+            else:
+                if found.nlink:
+                    return found
+            # The name is gone since; another may stand there.
+        walked = await self.contact.ask(wire.Lookup(parent, (name,)))
+        if walked.number or not walked.steps:
+            self.names.forget(parent, name)
+            raise Posix(walked.number)
+        self.names.enter(parent, name, walked.steps[0], await now())
+        return self._shown(walked.steps[0])
+
+    async def stat_ino(self, ino: Ino) -> Attributes:
+        """An inode's attributes, with what is unflushed; ESTALE."""
         known = self.names.attributes(ino, await now())
         if known is None:
-            known = await self._ask_attributes(ino)
+            try:
+                known = await self._ask_attributes(ino)
+            except Posix as error:
+                if error.number == ESTALE and ino in self.removed:
+                    return self.removed[ino]
+                raise
             self.names.learn(known, await now())
-        file = self.files.get(ino)
+        return self._shown(known)
+
+    def _shown(self, known: Attributes) -> Attributes:
+        """Attributes with what is unflushed."""
+        file = self.files.get(known.ino)
         if file is None:
             return known
         if known.change > file.attributes.change:
@@ -81,160 +133,127 @@ class Tree:
         found = await self.contact.ask_briefly(request)
         return file.attributes if found is None else found.attributes
 
-    async def _walk(self, path: bytes) -> Ino:
-        """The inode at a path; one question for everything that isn't known."""
-        at = await now()
-        ino = ROOT  # how long the whole path is doesn't matter: the kernel minds what callers say
-        names = [name for name in path.split(b"/") if name]
-        for place, name in enumerate(names):
-            if len(name) > limits.NAME_BYTES:
-                raise Posix(ENAMETOOLONG)
-            found = self.names.find(ino, name, at)
-            if found is None:
-                return await self._ask_way(ino, names[place:])
-            ino = found
-        return ino
-
-    async def _ask_way(self, ino: Ino, names: list[bytes]) -> Ino:
-        while names:
-            part, names = names[: limits.WALK_NAMES], names[limits.WALK_NAMES :]
-            if any(len(name) > limits.NAME_BYTES for name in part):
-                raise Posix(ENAMETOOLONG)
-            walked = await self.contact.ask(wire.Lookup(ino, tuple(part)))
-            at = await now()
-            for name, attributes in zip(part, walked.steps):
-                self.names.enter(ino, name, attributes, at)
-                ino = attributes.ino
-            if walked.number:
-                if len(walked.steps) < len(part):
-                    self.names.forget(ino, part[len(walked.steps)])
-                raise Posix(walked.number)
-        return ino
-
-    async def _place(self, path: bytes) -> tuple[Ino, bytes]:
-        """The directory and the name of a path."""
-        parent, _, name = path.rpartition(b"/")
-        if not name:
-            raise Posix(EEXIST if path in (b"/", b"") else EINVAL)
-        if len(name) > limits.NAME_BYTES:
-            raise Posix(ENAMETOOLONG)
-        return await self._walk(parent), name
-
-    async def _inode(self, path: bytes | None, handle: int | None) -> Ino:
-        if handle is not None and (ino := self.open_inode(handle)) is not None:
-            return ino
-        if path is None:
-            raise Posix(EBADF)
-        hidden = self.hidden.get(_name(path))
-        return await self._walk(path) if hidden is None else hidden
-
-    # --- names ---------------------------------------------------------------------------------
-
-    async def make(
-        self, path: bytes, mode: int, uid: int, gid: int, rdev: int = 0, target: bytes = b""
-    ) -> None:
-        """mkdir, mknod, symlink, by the type bits of `mode`."""
-        if len(target) > limits.SYMLINK_BYTES:
-            raise Posix(ENAMETOOLONG)
-        parent, name = await self._place(path)
-        request = wire.Make(parent, name, placed(path), mode, uid, gid, rdev, target)
-        found = await self.contact.change(request)
-        at = await now()
-        self.names.enter(parent, name, found.attributes, at)
-        self.names.forget_inode(parent)
-
-    async def unlink(self, path: bytes) -> None:
-        """unlink; a hidden name ends its orphan."""
-        if self.hidden.pop(_name(path), None) is not None:
-            return
-        parent, name = await self._place(path)
-        await self.contact.change(wire.Unlink(parent, name))
-        self._gone(parent, name)
-
-    def _gone(self, parent: Ino, name: bytes) -> None:
-        ino = self.names.find(parent, name, float("-inf"))
-        if ino is not None:
-            self.names.forget_inode(ino)
-        self.names.forget(parent, name)
-        self.names.forget_inode(parent)
-
-    async def hide(self, path: bytes, hidden: bytes) -> None:
-        """unlink of a file that is open here: it lives on under a name that only we know."""
-        parent, name = await self._place(path)
-        ino = await self._walk(path)
-        await self.contact.change(wire.Unlink(parent, name))
-        self._gone(parent, name)
-        self.names.forget_inode(ino)
-        self.hidden[_name(hidden)] = ino
-
-    async def is_open(self, path: bytes) -> bool:
-        """Whether the file at a path is open here."""
-        file = self.files.get(await self._walk(path))
-        return file is not None and file.handles > 0
-
-    async def rmdir(self, path: bytes) -> None:
-        """rmdir."""
-        parent, name = await self._place(path)
-        await self.contact.change(wire.RemoveDirectory(parent, name))
-        self._gone(parent, name)
-
-    async def rename(self, old: bytes, new: bytes, flags: int = 0, hidden: bytes = b"") -> None:
-        """rename, with renameat2's flags.  `hidden`: a name, of this mount only, that reaches what
-        is at `new` now, whatever becomes of the rename."""
-        if hidden:
-            self.hidden[_name(hidden)] = await self._walk(new)
-        parent, name = await self._place(old)
-        new_parent, new_name = await self._place(new)
-        await self.contact.change(wire.Rename(parent, name, new_parent, new_name, flags))
-        for place in ((parent, name), (new_parent, new_name)):
-            self._gone(*place)
-
-    async def link(self, old: bytes, new: bytes) -> None:
-        """link."""
-        ino = await self._inode(old, None)
-        parent, name = await self._place(new)
-        found = await self.contact.change(wire.Link(ino, parent, name))
-        self.names.enter(parent, name, found.attributes, await now())
-        self.names.forget_inode(parent)
-
-    async def readlink(self, path: bytes) -> bytes:
-        """readlink."""
-        reply = await self.contact.ask(wire.ReadLink(await self._walk(path)))
-        return reply.target
-
-    async def set_attributes(
-        self, path: bytes | None, handle: int | None, *, mode: int | None = None,
-        uid: int | None = None, gid: int | None = None, atime_ns: int | None = None,
-        mtime_ns: int | None = None, now: bool = False,
-    ) -> None:  # fmt: skip
-        """chmod, chown, utimens.  With `now`, times that are not None become M's now."""
-        ino = await self._inode(path, handle)
+    async def set_ino(
+        self, ino: Ino, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+        atime_ns: int | None = None, mtime_ns: int | None = None,
+        atime_now: bool = False, mtime_now: bool = False,
+    ) -> Attributes:  # fmt: skip
+        """chmod, chown, utimens, in one step.  None: leave it.  `_now`: M's clock says."""
         file = self.files.get(ino)
-        if file is not None and mtime_ns is not None:
+        if file is not None and (mtime_ns is not None or mtime_now):
             file.mtime_ns = None  # an unflushed write's time is overruled
             while file.committing:
                 await wait(file.moved, limits.RETRY_S)
-        if now:
-            atime_ns, mtime_ns = (None if time is None else 0 for time in (atime_ns, mtime_ns))
-        request = wire.SetAttributes(ino, mode, uid, gid, atime_ns, mtime_ns, now)
+        request = wire.SetAttributes(ino, mode, uid, gid, atime_ns, mtime_ns, atime_now, mtime_now)
+        try:
+            found = (await self.contact.change(request)).attributes
+        except Posix as error:
+            if error.number == ESTALE and ino in self.removed:
+                return await self._set_removed(request)
+            raise
+        self.names.learn(found, await now())
+        return self._shown(found)
+
+    async def _set_removed(self, request: wire.SetAttributes) -> Attributes:
+        """For whoever still is in a directory that M has let go of."""
+        at_ns, was = await clock(), self.removed[request.ino]
+        atime = at_ns if request.atime_now else request.atime_ns
+        mtime = at_ns if request.mtime_now else request.mtime_ns
+        found = self.removed[request.ino] = was._replace(
+            mode=was.mode if request.mode is None else stat.S_IFMT(was.mode) | request.mode,
+            uid=was.uid if request.uid is None else request.uid,
+            gid=was.gid if request.gid is None else request.gid,
+            atime_ns=was.atime_ns if atime is None else atime,
+            mtime_ns=was.mtime_ns if mtime is None else mtime,
+            ctime_ns=at_ns,
+        )
+        return found
+
+    # --- names ---------------------------------------------------------------------------------
+
+    async def make_at(
+        self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0,
+        target: bytes = b"", umask: int = 0,
+    ) -> Attributes:  # fmt: skip
+        """mkdir, mknod, symlink, by the type bits of `mode`.  A default access list of the
+        directory counts instead of the umask."""
+        _fits(name)
+        if len(target) > limits.SYMLINK_BYTES:
+            raise Posix(ENAMETOOLONG)
+        path = self._placed(parent, name)
+        request = wire.Make(parent, name, path, mode, uid, gid, rdev, target, umask)
         found = await self.contact.change(request)
-        self._learn(found.attributes, await self._now())
+        self.names.enter(parent, name, found.attributes, await now())
+        self.names.forget_inode(parent)
+        return found.attributes
 
-    async def _now(self) -> float:
-        return await now()
+    async def unlink_at(self, parent: Ino, name: bytes) -> None:
+        """unlink."""
+        found = await self.contact.change(wire.Unlink(parent, name))
+        await self._gone(parent, name, found.attributes)
 
-    def _learn(self, attributes: Attributes, at: float) -> None:
-        self.names.learn(attributes, at)
-        file = self.files.get(attributes.ino)
-        if file is not None and attributes.change > file.attributes.change:
-            self.reader.take(file, attributes)
+    async def rmdir_at(self, parent: Ino, name: bytes) -> None:
+        """rmdir."""
+        found = await self.contact.change(wire.RemoveDirectory(parent, name))
+        await self._gone(parent, name, found.attributes)
+
+    async def _gone(self, parent: Ino, name: bytes, found: Attributes) -> None:
+        """A name leads nowhere any more, or elsewhere; what it led to, as it is now."""
+        self.names.forget(parent, name)
+        self.names.forget_inode(parent)
+        self.names.learn(found, await now())
+        self._shown(found)
+        if not found.nlink:
+            self.removed[found.ino] = found
+            while len(self.removed) > REMOVED:
+                self.removed.popitem(last=False)
+
+    async def rename_at(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0
+    ) -> None:
+        """rename, with renameat2's flags."""
+        _fits(new_name)
+        done = await self.contact.change(wire.Rename(parent, name, new_parent, new_name, flags))
+        if done.replaced is not None:
+            await self._gone(new_parent, new_name, done.replaced)
+        await self._gone(parent, name, done.moved)
+        self.names.enter(new_parent, new_name, done.moved, await now())
+        if done.replaced is not None and flags & EXCHANGE:
+            self.names.enter(parent, name, done.replaced, await now())
+        self.names.forget_inode(new_parent)
+
+    async def link_at(self, ino: Ino, parent: Ino, name: bytes) -> Attributes:
+        """link."""
+        _fits(name)
+        found = await self.contact.change(wire.Link(ino, parent, name))
+        self.names.enter(parent, name, found.attributes, await now())
+        self.names.forget_inode(parent)
+        return self._shown(found.attributes)
+
+    async def readlink_ino(self, ino: Ino) -> bytes:
+        """readlink."""
+        return (await self.contact.ask(wire.ReadLink(ino))).target
 
     # --- extended attributes, space ------------------------------------------------------------
 
-    async def getxattr(self, path: bytes, name: bytes) -> bytes:
-        """getxattr."""
+    async def getxattr_ino(self, ino: Ino, name: bytes) -> bytes:
+        """getxattr; that there is none is mostly known."""
         self._check_xattr(name)
-        return (await self.contact.ask(wire.GetXattr(await self._inode(path, None), name))).value
+        known = self.names.xattrs
+        if not await self._count_xattrs(ino) or known.lacks(ino, name, await now()):
+            raise Posix(ENODATA)
+        turn = known.turn(ino)
+        try:
+            return (await self.contact.ask(wire.GetXattr(ino, name))).value
+        except Posix as error:
+            if error.number == ENODATA:
+                known.missed(ino, name, turn, await now())
+            raise
+
+    async def _count_xattrs(self, ino: Ino) -> int:
+        """How many an inode has, at most as stale as attributes are."""
+        count = self.names.xattrs.count(ino, await now())
+        return (await self.stat_ino(ino)).xattrs if count is None else count
 
     def _check_xattr(self, name: bytes, value: bytes = b"") -> None:
         if not 0 < len(name) <= limits.XATTR_NAME_BYTES:
@@ -242,24 +261,33 @@ class Tree:
         if len(value) > limits.XATTR_VALUE_BYTES:
             raise Posix(E2BIG, "an attribute's value has at most 64 KiB")
 
-    async def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
-        """setxattr."""
+    async def setxattr_ino(
+        self, ino: Ino, name: bytes, value: bytes, flags: int, ends_sgid: bool = False
+    ) -> None:
+        """setxattr.  `ends_sgid`: an access list from somebody outside of the file's group."""
         self._check_xattr(name, value)
-        ino = await self._inode(path, None)
-        await self.contact.change(wire.SetXattr(ino, name, value, flags))
-        self.names.forget_inode(ino)
+        if flags & ~(xattrs.CREATE | xattrs.REPLACE):
+            raise Posix(EINVAL)
+        await self._changed_xattrs(wire.SetXattr(ino, name, value, flags, ends_sgid))
 
-    async def listxattr(self, path: bytes) -> list[bytes]:
+    async def _changed_xattrs(self, request: wire.SetXattr | wire.RemoveXattr) -> None:
+        try:
+            found = await self.contact.change(request)
+        finally:  # also when nobody knows whether it happened
+            self.names.forget_inode(request.ino)
+        self.names.learn(found.attributes, await now())
+        self._shown(found.attributes)
+
+    async def listxattr_ino(self, ino: Ino) -> list[bytes]:
         """listxattr."""
-        reply = await self.contact.ask(wire.ListXattr(await self._inode(path, None)))
-        return list(reply.names)
+        if not await self._count_xattrs(ino):
+            return []
+        return list((await self.contact.ask(wire.ListXattr(ino))).names)
 
-    async def removexattr(self, path: bytes, name: bytes) -> None:
+    async def removexattr_ino(self, ino: Ino, name: bytes) -> None:
         """removexattr."""
         self._check_xattr(name)
-        ino = await self._inode(path, None)
-        await self.contact.change(wire.RemoveXattr(ino, name))
-        self.names.forget_inode(ino)
+        await self._changed_xattrs(wire.RemoveXattr(ino, name))
 
     async def statfs(self) -> wire.Space:
         """statfs."""
@@ -267,52 +295,52 @@ class Tree:
 
     # --- directories ---------------------------------------------------------------------------
 
-    async def opendir(self, path: bytes) -> int:
+    async def opendir_ino(self, ino: Ino) -> int:
         """A handle to list a directory with."""
-        attributes = await self.lookup(path)
-        if not stat.S_ISDIR(attributes.mode):
-            raise Posix(ENOTDIR)
         self._number += 1
-        self.listings[self._number] = Listed(attributes.ino)
+        self.listings[self._number] = Listing(ino)
         return self._number
 
-    async def readdir(self, handle: int, offset: int) -> list[tuple[bytes, Attributes | None, int]]:
-        """A page from `offset`: (name, attributes, offset of the next); [] at the end.
+    async def readdir(self, handle: int, offset: int) -> list[Listed]:
+        """A page from `offset`; [] at the end.
 
         Each entry that stays while the directory changes is returned exactly once: pages go on
         behind the last name given, in the order of names.
         """
-        listed = self.listings.get(handle)
-        if listed is None:
+        listing = self.listings.get(handle)
+        if listing is None:
             raise Posix(EBADF)
         if offset == 0:
-            listed.names.clear()
-            listed.page, listed.first, listed.end = (), 0, False
-        found: list[tuple[bytes, Attributes | None, int]] = []
-        for place, dot in enumerate((b".", b"..")):
-            if offset <= place:
-                found.append((dot, None, place + 1))
+            listing.names.clear()
+            listing.page, listing.first, listing.end, listing.parent = (), 0, False, Ino(0)
         index = max(0, offset - 2)
-        if index > len(listed.names):
+        if index > len(listing.names):
             raise Posix(EINVAL)
-        if not listed.first <= index < listed.first + len(listed.page):
-            await self._list(listed, index)
-        entries = listed.page[index - listed.first :]
-        for number, entry in enumerate(entries, start=index):
-            file = self.files.get(entry.attributes.ino)
-            attributes = file.shown() if file is not None and file.busy else entry.attributes
-            found.append((entry.name, attributes, number + 3))
+        if not listing.covers(index):
+            await self._list(listing, index)
+        dots = ((b".", listing.ino), (b"..", listing.parent))
+        found = [
+            Listed(name, ino, stat.S_IFDIR, None, place + 1)
+            for place, (name, ino) in enumerate(dots)
+            if offset <= place
+        ]
+        entries = listing.page[index - listing.first :]
+        for number, (name, attributes) in enumerate(entries, start=index):
+            file = self.files.get(attributes.ino)
+            shown = file.shown() if file is not None and file.busy else attributes
+            found.append(Listed(name, shown.ino, shown.mode, shown, number + 3))
         return found
 
-    async def _list(self, listed: Listed, index: int) -> None:
+    async def _list(self, listing: Listing, index: int) -> None:
         """The page behind the first `index` names."""
-        after = listed.names[index - 1] if index else b""
-        reply = await self.contact.ask(wire.ReadDirectory(listed.ino, after))
+        after = listing.names[index - 1] if index else b""
+        reply = await self.contact.ask(wire.ReadDirectory(listing.ino, after))
         at = await now()
         for entry in reply.entries:
-            self.names.enter(listed.ino, entry.name, entry.attributes, at)
-        listed.names[index:] = [entry.name for entry in reply.entries]
-        listed.first, listed.page, listed.end = index, reply.entries, reply.end
+            self.names.enter(listing.ino, entry.name, entry.attributes, at)
+        listing.names[index:] = [entry.name for entry in reply.entries]
+        listing.parent = reply.parent
+        listing.first, listing.page, listing.end = index, reply.entries, reply.end
 
     async def releasedir(self, handle: int) -> None:
         """Close a directory."""

@@ -1,70 +1,68 @@
-"""The file system of one mount, without a kernel: paths, handles, names; also the Python API.
+"""The file system of one mount, without a kernel: inodes, names, handles (`paths`: by path).
 
 Coroutines over traps, driven by `link` (or the simulated world).  The volume is a monitor: one
-lock, released at each trap, so what was read before a trap is looked at again after it.  Names
-and paths are bytes, paths absolute.  Every method raises errors.Failure with an errno.
+lock, released at each trap, so what was read before a trap is looked at again after it.  `_ino` is
+done to an inode, `_at` to a name in a directory, the rest to a handle.  Names are bytes.  Every
+method raises errors.Failure with an errno.
 
     contact   the session, the cluster map, changes applied exactly once
-    tree      paths, names, listings
+    tree      names, attributes, listings
     reader    blocks from replicas, checked
     writer    dirty blocks, flights, commits
+    claims    locks of fcntl and flock (`lockable`)
+    ranges    truncate, fallocate, holes, copies
 """
 
 import logging
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from errno import EBADF, EFBIG, EINVAL, EISDIR
+from collections.abc import Callable, Coroutine
+from errno import EBADF, EFBIG, EINVAL, EISDIR, ENAMETOOLONG, ESTALE
 from typing import Any
 
 from zdfs import limits, wire
-from zdfs.cache import File, Told
+from zdfs.cache import File, Names, Told
 from zdfs.calls import Trap, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact, Driver
 from zdfs.errors import Failure, Fenced, NoSession, Posix
 from zdfs.ids import Ino, PageNo, Token
+from zdfs.ranges import Ranges
 from zdfs.reading import Reader
-from zdfs.tree import Tree, placed
+from zdfs.lockable import Handle, Lockable
 from zdfs.wire import Attributes
-from zdfs.writing import Writer
 
 log = logging.getLogger("zdfs.mount")
 
 IDLE_FILES = 1024  # closed files whose grant and map are kept
 
 
-@dataclass(slots=True)
-class Handle:
-    """An open file."""
-
-    file: File
-    flags: int
-    told: Told
-    outdated: bool = False
-
-    @property
-    def writes(self) -> bool:
-        """Opened for writing."""
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
+def _nobody(ino: Ino, known: Attributes | None) -> None:
+    """No kernel is to be told."""
 
 
-class Volume(Tree):
+class Volume(Lockable):
     """A mounted file system."""
 
-    def __init__(self, meta: str, mount: str, driver: Driver):
+    def __init__(
+        self, meta: str, mount: str, driver: Driver,
+        attr_timeout_s: float = limits.CACHE_S, entry_timeout_s: float = limits.CACHE_S,
+    ):  # fmt: skip
+        """`attr_timeout_s`, `entry_timeout_s`: how old what a program sees may be; half of it is
+        the kernel's share, where there is one."""
         contact = Contact(meta, mount, driver)
-        super().__init__(contact, Reader(contact))
+        names = Names(entry_timeout_s / 2, attr_timeout_s / 2)
+        super().__init__(contact, Reader(contact), names)
         self.driver = driver
-        self.writer = Writer(self.contact, self.reader)
+        self.ranges = Ranges(self.contact, self.reader, self.writer)
         self.idle: OrderedDict[Ino, None] = OrderedDict()  # closed, kept for a while
-        self.handles: dict[int, Handle] = {}
         self.closed: dict[Ino, int] = {}  # to be told with the next heartbeat
         self.returned: dict[Ino, Token] = {}
         self.refused: OrderedDict[Ino, Token] = OrderedDict()  # returned before they arrived
-        self._told: tuple[dict[Ino, int], dict[Ino, Token]] = ({}, {})
+        self._told: dict[int, tuple[dict[Ino, int], dict[Ino, Token]]] = {}  # by heartbeat
+        self._beats = self._heard = 0  # number of the newest heartbeat, and of the newest answer
+        self.on_change: Callable[[Ino, Attributes | None], None] = _nobody
         self._opening = 0
 
     @property
@@ -76,7 +74,9 @@ class Volume(Tree):
 
     async def start(self) -> None:
         """Open the session; returns when the file system can be used."""
+        at = await now()
         await self.contact.open()
+        self.claims.opened(at)
         await spawn(self.writer.flush_old(), "flusher")
         await spawn(self.contact.watch_blocked(), "watch of blocked writes")
         await spawn(self.contact.watch_meta(), "watch of the metaserver")
@@ -98,8 +98,14 @@ class Volume(Tree):
         """What to say now; plain, called by the driver each second."""
         closed = dict(list(self.closed.items())[: limits.LIST_ITEMS])
         returned = dict(list(self.returned.items())[: limits.LIST_ITEMS])
-        self._told = (closed, returned)
+        self._beats += 1
+        self._told[self._beats] = (closed, returned)
+        self.claims.beat(self._beats, self._heard, self.driver.monotonic())
+        while len(self._told) > limits.DEAF_BEATS:
+            del self._told[next(iter(self._told))]
         return wire.Beat(
+            self._beats,
+            self._heard,
             self.contact.map.version,
             self.contact.shown_blocked(self.driver.monotonic()),
             tuple(wire.Opening(ino, opening) for ino, opening in closed.items()),
@@ -114,19 +120,24 @@ class Volume(Tree):
             self.contact.take_map(message.map)
         elif isinstance(message, wire.Recall):
             return [self._give_back(message.recalled)]
+        elif isinstance(message, wire.TryAgain):
+            self.claims.try_again(message.waiters)
         elif isinstance(message, wire.Beaten):
             return self._beaten(message)
+        elif isinstance(message, wire.Changed):
+            self._changed(message.inos)
         return []
 
     def _beaten(self, beaten: wire.Beaten) -> list[Coroutine[Trap, Any, None]]:
-        closed, returned = self._told
+        self.claims.heard(beaten.number)
+        self._heard = max(self._heard, beaten.number)
+        closed, returned = self._told.pop(beaten.number, ({}, {}))
         for ino, opening in closed.items():
             if self.closed.get(ino) == opening:
                 del self.closed[ino]
         for ino, token in returned.items():
             if self.returned.get(ino) == token:
                 del self.returned[ino]
-        self._told = ({}, {})
         if beaten.map is not None:
             self.contact.take_map(beaten.map)
         todo: list[Coroutine[Trap, Any, None]] = [self._give_back(r) for r in beaten.recalls]
@@ -134,18 +145,32 @@ class Volume(Tree):
             todo.append(self._announce())
         return todo
 
+    def _changed(self, inos: tuple[Ino, ...]) -> None:
+        """Another mount has changed what we know something of."""
+        at = self.driver.monotonic()
+        for ino in inos:
+            known = self.names.spoil(ino, at)
+            file = self.files.get(ino)
+            if file is not None and not file.token:
+                file.map_at = float("-inf")
+            self.on_change(ino, known)
+
     async def _announce(self) -> None:
         """The metaserver has restarted: say what is open and held here."""
         files = list(self.files.values())
         openings = [wire.Opening(f.ino, f.opening) for f in files if f.handles]
         holdings = [wire.Holding(f.ino, f.token, f.number) for f in files if f.token]
-        size = limits.LIST_ITEMS
-        count = max(len(openings), len(holdings), 1)
+        incarnation = self.driver.incarnation
+        locks = self.claims.announce(incarnation)
+        size = limits.LOCKS_TOLD
+        count = max(len(openings), len(holdings), len(locks), 1)
         for first in range(0, count, size):
             await self.contact.ask(
                 wire.Announce(
                     tuple(openings[first : first + size]),
                     tuple(holdings[first : first + size]),
+                    tuple(locks[first : first + size]),
+                    incarnation,
                     first + size >= count,
                 )
             )
@@ -158,7 +183,10 @@ class Volume(Tree):
         self.contact.lost_session = True
         log.error("this mount's session ended (it was silent for too long): opening a new one")
         try:
+            at = await now()
             await self.contact.open()
+            self.claims.died()
+            self.claims.opened(at)
             for file in list(self.files.values()):
                 file.give_up(file.token)
                 if file.dirty or file.flights:
@@ -182,7 +210,8 @@ class Volume(Tree):
                     self.refused.popitem(last=False)
             await self.contact.change(wire.ReturnGrant(recalled.ino, recalled.token))
             return
-        if file.recalled:
+        await self._finish_turn(file)
+        if file.recalled or file.token != recalled.token:
             return
         file.recalled = True
         try:
@@ -195,11 +224,29 @@ class Volume(Tree):
             file.recalled = False
             notify(file.moved)
 
+    async def _finish_turn(self, file: File) -> None:
+        """Whoever is writing goes on for a moment: mounts that append in turns would otherwise hand
+        the grant over after each line, and do little else."""
+        token = file.token
+        while file.token == token and file.busy:
+            left = file.granted_at + limits.HOLD_S - await now()
+            if left <= 0 or await wait(file.moved, left):
+                return
+
     # --- open files ----------------------------------------------------------------------------
 
-    async def open(self, path: bytes, flags: int) -> tuple[int, bool]:
-        """A handle, and whether the kernel's pages of the file are still right."""
-        ino = await self._inode(path, None)
+    async def open_ino(self, ino: Ino, flags: int) -> tuple[int, bool]:
+        """A handle, and whether the kernel's pages of the file are still right.  ESTALE: the name
+        that was last known leads elsewhere by now; it is to be looked up again."""
+        parent, name = self.names.place(ino) or (Ino(0), b"")
+        try:
+            return await self._open(ino, flags, parent, name)
+        except Posix as error:
+            if error.number == ESTALE:
+                self.names.forget(parent, name)
+            raise
+
+    async def _open(self, ino: Ino, flags: int, parent: Ino, name: bytes) -> tuple[int, bool]:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         truncates = bool(flags & os.O_TRUNC)
         while ino in self.returned:  # its grant is on its way back
@@ -209,48 +256,58 @@ class Volume(Tree):
         self._opening += 1
         opening = self._opening
         wants = (writes or truncates) and not (file and file.token and not file.recalled)
-        request = wire.Open(ino, opening, wants, False)
+        request = wire.Open(ino, opening, wants, False, parent, name)
         opened = await (self.contact.change(request) if wants else self.contact.ask(request))
         while file and file.flights and not file.token:  # lost, and not yet given up
             await wait(file.moved, limits.RETRY_S)
         handle = self._opened(opened, opening, flags)
         file = self.handles[handle].file
-        self.handles[handle].outdated = told is not None and told.change < opened.attributes.change
+        late = told is None or told.change < opened.attributes.change
+        self.handles[handle].outdated = late or self.names.spoilt(ino, self.driver.monotonic())
         if truncates:  # an empty file, too: its times move
-            try:
-                await self.writer.truncate(file, 0)
-            except Failure:
-                await self.release(handle)
-                raise
+            await self._cut(handle)
         keep = file.kernel_change == file.attributes.change and not truncates
         file.kernel_change = file.attributes.change
         return handle, keep
 
-    async def create(self, path: bytes, mode: int, uid: int, gid: int, flags: int) -> int:
-        """open(O_CREAT) of a path that wasn't there a moment ago."""
-        parent, name = await self._place(path)
+    async def _cut(self, handle: int) -> None:
+        """O_TRUNC; without it there is no open."""
+        found = self.handles[handle]
+        try:
+            await self.ranges.truncate(found.file, 0, found.told)
+        except Failure:
+            await self.release(handle)
+            raise
+
+    async def create_at(
+        self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, flags: int, umask: int = 0
+    ) -> tuple[int, Attributes]:
+        """open(O_CREAT) of a name that wasn't there a moment ago: a handle, and what it is of."""
+        if len(name) > limits.NAME_BYTES:
+            raise Posix(ENAMETOOLONG)
         self._opening += 1
         opening = self._opening
-        exclusive = bool(flags & os.O_EXCL)
-        request = wire.Create(parent, name, placed(path), mode, uid, gid, exclusive, opening)
+        path, exclusive = self._placed(parent, name), bool(flags & os.O_EXCL)
+        request = wire.Create(parent, name, path, mode, uid, gid, exclusive, opening, umask)
         opened = await self.contact.change(request)
         self.names.enter(parent, name, opened.attributes, await now())
         self.names.forget_inode(parent)
         handle = self._opened(opened, opening, flags)
         file = self.handles[handle].file
         if flags & os.O_TRUNC and file.size:
-            await self.writer.truncate(file, 0)
+            await self._cut(handle)
         file.kernel_change = file.attributes.change
-        return handle
+        return handle, file.shown()
 
     def outdated(self, handle: int) -> bool:
-        """Whether attributes that this mount told before the open are not those that it found."""
+        """Whether attributes that a kernel was told before the open may not be those it found."""
         return self.handles[handle].outdated
 
-    def open_inode(self, handle: int) -> Ino | None:
-        """The inode of an open file's handle."""
-        found = self.handles.get(handle)
-        return None if found is None else found.file.ino
+    def lacks(self, ino: Ino, name: bytes) -> bool:
+        """Whether it is fresh knowledge that an inode has no such attribute.  Not fresher than
+        this for any timeout: each write asks, and a mount is told what others set."""
+        at, life_s = self.driver.monotonic(), limits.CACHE_S / 2
+        return self.names.xattrs.lacks(ino, name, at, life_s)
 
     def _opened(self, opened: wire.Opened, opening: int, flags: int) -> int:
         attributes = opened.attributes
@@ -274,28 +331,38 @@ class Volume(Tree):
         self.handles[self._number] = Handle(file, flags, Told(file.losses))
         return self._number
 
-    def _file(self, handle: int) -> File:
-        found = self.handles.get(handle)
-        if found is None:
-            raise Posix(EBADF)
-        return found.file
-
-    async def stat(self, handle: int) -> Attributes:
-        """fstat."""
-        return await self._attributes(self._file(handle).ino)
-
-    async def read(self, handle: int, size: int, offset: int) -> Buffer:
-        """Up to `size` bytes; short at the end of the file."""
-        return await self.reader.read(self._file(handle), size, offset)
-
-    async def write(self, handle: int, data: Buffer, offset: int) -> int:
-        """Accept bytes; O_APPEND handles ignore the offset, which may be stale."""
+    def _writable(self, handle: int) -> Handle:
         found = self.handles.get(handle)
         if found is None or not found.writes:
             raise Posix(EBADF)
-        append = bool(found.flags & os.O_APPEND)
+        return found
+
+    def known_mode(self, handle: int) -> int:
+        """The mode of an open file, as last seen."""
+        return self._file(handle).attributes.mode
+
+    async def stat(self, handle: int) -> Attributes:
+        """fstat."""
+        return await self.stat_ino(self._file(handle).ino)
+
+    async def read(self, handle: int, size: int, offset: int) -> Buffer:
+        """Up to `size` bytes; short at the end of the file."""
+        await self.claims.check(handle)
+        found = await self.reader.read(self._file(handle), size, offset)
+        await self.claims.check(handle)
+        return found
+
+    async def write(
+        self, handle: int, data: Buffer, offset: int, append: bool | None = None
+    ) -> int:
+        """Accept bytes; an append ignores the offset, which may be stale.  None: as it was opened;
+        the kernel knows of F_SETFL, and of pages that it writes back to where they belong."""
+        found = self._writable(handle)
+        await self.claims.check(handle)
+        if append is None:
+            append = bool(found.flags & os.O_APPEND)
         written = await self.writer.write(found.file, data, None if append else offset, found.told)
-        self.names.forget_inode(found.file.ino)
+        self.names.written(found.file.ino)
         return written
 
     async def flush(self, handle: int) -> None:
@@ -305,11 +372,16 @@ class Volume(Tree):
             await self.writer.drain(found.file, found.told)
 
     async def fsync(self, handle: int) -> None:
-        """fsync."""
+        """fsync: what is stored of the file, its name too, is on disks when this returns."""
         found = self.handles.get(handle)
         if found is None:
             raise Posix(EBADF)
-        await self.writer.drain(found.file, found.told)
+        if not await self.writer.drain(found.file, found.told):
+            await self.fsyncdir()
+
+    async def fsyncdir(self) -> None:
+        """fsync of a directory: all names that were changed so far."""
+        await self.contact.ask(wire.Sync())
 
     async def release(self, handle: int) -> None:
         """The last descriptor of a handle is gone."""
@@ -317,6 +389,7 @@ class Volume(Tree):
         if found is None:
             return
         file = found.file
+        await self.claims.released(file, handle)
         file.handles -= 1
         if file.handles == 0:
             self.closed[file.ino] = file.opening
@@ -337,34 +410,61 @@ class Volume(Tree):
             if file.token:
                 self.returned[ino] = file.token
 
-    async def truncate(self, path: bytes | None, handle: int | None, size: int) -> None:
-        """truncate, ftruncate."""
+    async def truncate_ino(self, ino: Ino, handle: int | None, size: int) -> None:
+        """truncate; ftruncate, with the handle."""
         if size > limits.FILE_BYTES or size < 0:
             raise Posix(EFBIG if size > 0 else EINVAL)
         own = None
         if handle is None or handle not in self.handles:
-            if path is None:
-                raise Posix(EBADF)
-            own, _ = await self.open(path, os.O_WRONLY)
-            handle = own
+            handle = own = (await self.open_ino(ino, os.O_WRONLY))[0]
         try:
-            await self.writer.truncate(self._file(handle), size)
-            self.names.forget_inode(self._file(handle).ino)
+            await self.claims.check(handle)
+            await self.ranges.truncate(self._file(handle), size, self.handles[handle].told)
+            self.names.written(ino)
         finally:
             if own is not None:
                 await self.release(own)
 
+    async def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        """fallocate: space is looked at, not set aside; EOPNOTSUPP for modes that shift bytes."""
+        found = self._writable(handle)
+        await self.ranges.fallocate(found.file, mode, offset, length, found.told)
+        self.names.written(found.file.ino)
+
+    async def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE."""
+        return await self.ranges.seek(self._file(handle), offset, whence)
+
+    async def copy_file_range(
+        self, source: int, offset: int, target: int, at: int, length: int
+    ) -> int:
+        """How many bytes were copied; 0 at the end of the source.  Whether the target appends (then
+        EBADF) the kernel knows: F_SETFL may have changed it."""
+        found, read = self._writable(target), self.handles.get(source)
+        if read is None or read.flags & os.O_ACCMODE == os.O_WRONLY:
+            raise Posix(EBADF)
+        done = await self.ranges.copy(read.file, offset, found.file, at, length, found.told)
+        self.names.written(found.file.ino)
+        if found.flags & os.O_DSYNC:
+            await self.writer.drain(found.file, found.told)
+        return done
+
     # --- for people ----------------------------------------------------------------------------
 
-    async def where(self, path: bytes) -> tuple[Attributes, list[wire.MapPage]]:
-        """Attributes and the whole block map of a file, as committed."""
-        ino = await self._inode(path, None)
+    async def where_ino(self, ino: Ino) -> tuple[Attributes, list[wire.MapPage]]:
+        """Attributes and the block map of a file, as committed, long holes left out."""
         attributes = (await self.contact.ask(wire.GetAttributes(ino))).attributes
         if not stat.S_ISREG(attributes.mode):
             raise Posix(EISDIR if stat.S_ISDIR(attributes.mode) else EINVAL)
         count = -(-attributes.size // (self.block_bytes * limits.PAGE_BLOCKS))
         pages: list[wire.MapPage] = []
-        for first in range(0, count, 64):
+        first = 0
+        while first < count:
+            found = (await self.contact.ask(wire.Seek(ino, PageNo(first), True))).pages
+            if not found:
+                break  # only holes follow
+            first = found[0].page
             reply = await self.contact.ask(wire.ReadMap(ino, PageNo(first), min(64, count - first)))
             pages += reply.pages
+            first += 64
         return attributes, pages

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zdfs import limits
@@ -38,9 +38,11 @@ class Buffer(ctypes.Structure):
 class Here(threading.local):
     """What this thread is doing."""
 
-    inside: bool = False  # an operation
+    request: int = 0  # libfuse's request that is not answered yet; 0: none
     closing: bool = False  # ... which is close(2)
-    buffer: Buffer | None = None  # ... whose request stands here
+    since: float = 0.0  # when it began
+    operation: str = ""  # and what it is
+    arguments: Sequence[Any] = ()
 
 
 here = Here()
@@ -104,7 +106,7 @@ class Workers:
         return False
 
     def _work(self) -> None:
-        buffer = here.buffer = Buffer()
+        buffer = Buffer()
         place = ctypes.byref(buffer)
         try:
             while self._take(buffer):

@@ -5,7 +5,9 @@
 A flight's blocks are whole and never change again; a later write to one of them starts from a copy.
 Flights are put in parallel and committed in order, one commit at a time per file, several stored
 flights in one commit.  While a server of the ring is down, writes wait for it and flights are put
-again each second: puts are idempotent by name, a commit is applied exactly once.
+again each second: puts are idempotent by name, a commit is applied exactly once.  Under policy
+quorum they go without a server that is down, as long as two others have each block; the commit says
+so, and the metaserver records whom it owes what (`debts`).
 
 A failure that is an answer (no space, fenced) drops everything unflushed of that file, leaves its
 committed content whole, and is raised at the next write, fsync or close, once for each handle.
@@ -18,7 +20,7 @@ from typing import Any
 
 from zdfs import blockmap, checksum, limits, placement, wire
 from zdfs.blockmap import Dropped, MapEntry
-from zdfs.cache import Cut, Dirty, File, Flight, Told, version_of
+from zdfs.cache import Dirty, File, Flight, Told, version_of
 from zdfs.calls import Condition, clock, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact
@@ -55,6 +57,8 @@ class Writer:
                 await wait(file.moved, limits.RETRY_S)
                 continue
             granted = await self.contact.change(wire.Grant(file.ino))
+            if granted.token <= file.void:  # let go of here, and not known to be there
+                await self.contact.change(wire.ReturnGrant(file.ino, granted.token))
             self.granted(file, granted.token, granted.number, granted.attributes)
 
     def granted(self, file: File, token: Token, number: int, attributes: wire.Attributes) -> None:
@@ -64,22 +68,29 @@ class Writer:
         assert not file.busy, "nothing is dirty without a grant"
         self.reader.take(file, attributes)
         file.token, file.number, file.recalled = token, number, False
+        file.granted_at = self.contact.driver.monotonic()
         file.abandoned.clear()  # what an earlier token left behind is swept by the servers
 
     # --- dirty blocks --------------------------------------------------------------------------
 
-    async def write(self, file: File, data: Buffer, offset: int | None, told: Told) -> int:
-        """Accept bytes; None: append.  Blocks while a server is down or the buffer is full."""
+    async def write(
+        self, file: File, data: Buffer, offset: int | None, told: Told, within: bool = False
+    ) -> int:
+        """Accept bytes; None: append; `within`: only what lies within the file's size.
+
+        Blocks while a server is down or the buffer is full.
+        """
         self.complain(file, told)
-        await self.contact.wait_for_ring()
+        view, block_bytes = memoryview(data), self.contact.block_bytes
+        start, done = file.size if offset is None else offset, 0
+        last = (start + max(1, len(view)) - 1) // block_bytes
+        ahead = range(start // block_bytes, last + 1)
+        await self.contact.wait_for_ring(file.ino, file.attributes.start, ahead)
         while self.dirty_bytes >= limits.DIRTY_BYTES:
             await self.launch_most()
             await wait(self.room, limits.RETRY_S)
-            await self.contact.wait_for_ring()
+            await self.contact.wait_for_ring(file.ino, file.attributes.start, ahead)
         at, at_ns = await now(), await clock()
-        view = memoryview(data)
-        block_bytes = self.contact.block_bytes
-        start, done = offset or 0, 0
         while done < len(view):
             try:
                 await self.own(file)
@@ -90,6 +101,9 @@ class Writer:
                     start = file.size
                 if start + len(view) > limits.FILE_BYTES:
                     raise Posix(EFBIG)
+                if within and start + len(view) > file.size:
+                    view = view[: max(0, file.size - start)]
+                    continue
                 block = BlockNo((start + done) // block_bytes)
                 first = (start + done) % block_bytes
                 piece = view[done : done + block_bytes - first]
@@ -141,6 +155,8 @@ class Writer:
 
     def complain(self, file: File, told: Told) -> None:
         """Raise what was lost since the last call, once for each who has the file open."""
+        if told.broken is not None:
+            raise told.broken
         if file.losses > told.losses:
             assert file.error is not None
             told.losses = file.losses
@@ -205,7 +221,7 @@ class Writer:
             await self._seal(file, flight)
             await self._put(file, flight, self._needed(file, flight))
             flight.stored = True  # or lost, and then nobody looks at it any more
-            await self._land(file)
+            await self.land(file)
             await self._launch_full(file)
         except Failure as error:
             if flight in file.flights:  # else it is said already
@@ -247,30 +263,46 @@ class Writer:
 
     async def _put(self, file: File, flight: Flight, needed: set[Slot]) -> None:
         """Until every needed server has it or the flight is lost; raises what is an answer."""
+        start, contact = file.attributes.start, self.contact
         while missing := [
-            slot for slot in needed if slot not in flight.acks and not self.contact.skipped(slot)
+            slot for slot in needed if slot not in flight.acks and not contact.skipped(slot)
         ]:
             if flight.lost:
                 return
-            asks: list[tuple[Slot, wire.Request[Any]]] = [
-                (slot, self._request(file, flight, slot)) for slot in missing
-            ]
-            failures: list[Failure] = []
+            spared = await contact.spared(file.ino, start, flight.blocks, missing)
+            if spared.issuperset(missing):
+                flight.owed = spared
+                contact.go_without(spared)
+                return
             at = await now()
-            for (slot, _), answer in zip(asks, await self.contact.ask_servers(asks)):
-                if isinstance(answer, wire.Stored):
-                    flight.acks[slot] = wire.Ack(
-                        slot, answer.uuid, answer.life, answer.boot, answer.round
-                    )
-                    self.contact.unblock(slot)
-                elif isinstance(answer, (Unreachable, Unavailable)):
-                    self.contact.block(slot, at)
-                elif isinstance(answer, Failure):
-                    failures.append(answer)
-            if failures:
-                raise failures[0]
-            if any(slot not in flight.acks for slot in missing):
-                await wait(self.contact.map_changed, limits.RETRY_S)
+            await self._put_on(file, flight, [slot for slot in missing if slot not in spared], at)
+            left = {slot for slot in missing if slot not in flight.acks}
+            if flight.lost or not left:
+                continue
+            spared = await contact.spared(file.ino, start, flight.blocks, left)
+            if spared != left:
+                for slot in left - spared:
+                    await contact.wait_for(slot, file.ino, at)
+                await wait(contact.map_changed, limits.RETRY_S)
+
+    async def _put_on(self, file: File, flight: Flight, slots: list[Slot], at: float) -> None:
+        """Once, on these servers at once; raises what is an answer."""
+        asks: list[tuple[Slot, wire.Request[Any]]] = [
+            (slot, self._request(file, flight, slot)) for slot in slots
+        ]
+        failures: list[Failure] = []
+        for slot, answer in zip(slots, await self.contact.ask_servers(asks)):
+            if isinstance(answer, wire.Stored):
+                flight.acks[slot] = wire.Ack(
+                    slot, answer.uuid, answer.life, answer.boot, answer.round
+                )
+                self.contact.unblock(slot)
+            elif isinstance(answer, (Unreachable, Unavailable)):
+                self.contact.miss(slot, at)
+            elif isinstance(answer, Failure):
+                failures.append(answer)
+        if failures:
+            raise failures[0]
 
     def _request(self, file: File, flight: Flight, slot: Slot) -> wire.Put:
         blocks, data = [], []
@@ -286,7 +318,7 @@ class Writer:
 
     # --- commits -------------------------------------------------------------------------------
 
-    async def _land(self, file: File) -> None:
+    async def land(self, file: File) -> None:
         """Commit stored flights from the front, as long as there are any.
 
         Whoever sets `committing` calls this after resetting it: what was stored meanwhile waits.
@@ -298,9 +330,13 @@ class Writer:
         try:
             while file.flights and file.flights[0].stored:
                 flights: list[Flight] = []
-                blocks = 0
+                blocks, acked, without = 0, set[Slot](), set[Slot]()
                 for flight in file.flights:
                     if not flight.stored or blocks + len(flight.blocks) > COMMIT_BLOCKS:
+                        break
+                    acked |= flight.acks.keys()
+                    without |= self._needed(file, flight) - flight.acks.keys()  # owed, or skipped
+                    if acked & without:  # a commit says of each server: it has all, or nothing
                         break
                     flights.append(flight)
                     blocks += len(flight.blocks)
@@ -331,7 +367,7 @@ class Writer:
             blockmap.pack_numbered(sorted(entries.items())),
             tuple(sorted(acks)), blockmap.pack_dropped(abandoned),
             max(flight.size for flight in flights),
-            file.mtime_ns, True,
+            file.mtime_ns, True, tuple(sorted({slot for f in flights for slot in f.owed})),
         )  # fmt: skip
         for flight in flights:
             flight.landing = True
@@ -354,10 +390,12 @@ class Writer:
         self._settle(file)
 
     async def _put_again(self, file: File, flights: list[Flight], again: PutAgain) -> None:
-        """Servers have lost what they had acknowledged."""
+        """Servers have lost what they had acknowledged, or may not be gone without any more."""
+        self.contact.policies.pop(file.ino, None)
         log.info("inode %d: %s: putting its blocks again", file.ino, again.text)
         await sleep(limits.RETRY_S / 10)
         for flight in flights:
+            flight.owed = frozenset()
             for slot in again.details:
                 flight.acks.pop(Slot(slot), None)
             await self._put(file, flight, self._needed(file, flight))
@@ -425,15 +463,17 @@ class Writer:
         finally:
             file.committing = False
             notify(file.moved)
-        await self._land(file)
+        await self.land(file)
 
     # --- waiting for it ------------------------------------------------------------------------
 
-    async def drain(self, file: File, told: Told | None = None) -> None:
-        """All accepted so far is committed, or the error is raised.  May raise Interrupted."""
+    async def drain(self, file: File, told: Told | None = None) -> bool:
+        """All accepted so far is committed, or the error is raised; whether there was anything of
+        which no commit was underway.  May raise Interrupted."""
         told = told or Told(file.losses)
         await self.launch_all(file)
         mine = list(file.flights)  # what others write from now on is not waited for
+        fresh = any(not flight.landing for flight in mine)
         while any(flight in file.flights for flight in mine):
             self.contact.waiting_writers += 1
             try:
@@ -445,41 +485,7 @@ class Writer:
                 told.losses = file.losses
                 raise flight.lost
         self.complain(file, told)
-
-    async def truncate(self, file: File, size: int) -> None:
-        """Cut or grow, after everything that was written before."""
-        while True:
-            await self.own(file)
-            await self.drain(file)
-            if file.token and not (file.recalled or file.committing or file.busy):
-                break
-            await wait(file.moved, limits.RETRY_S)
-        cut = file.cut = Cut(size)
-        file.committing = True
-        # Beside us: a caller that is killed meanwhile would leave the file's next number unknown.
-        await spawn(self._truncate(file, cut), f"truncate of inode {file.ino}")
-        while not cut.done:
-            await wait(file.moved, limits.RETRY_S)
-        if cut.failure is not None:
-            raise cut.failure
-
-    async def _truncate(self, file: File, cut: Cut) -> None:
-        try:
-            request = wire.Truncate(file.ino, file.token, file.number + 1, cut.size)
-            reply = await self.contact.change(request)
-            file.number += 1
-            file.learn(reply.attributes)
-            file.size = cut.size
-            file.pages.clear()
-            file.ahead = 0
-        except Failure as failure:
-            cut.failure = failure
-            if isinstance(failure, (NoSession, Fenced)):
-                file.give_up(file.token)
-        finally:
-            cut.done, file.committing, file.cut = True, False, None
-            notify(file.moved)
-        await self._land(file)
+        return fresh
 
     async def flush_old(self) -> None:
         """The task that flushes what has waited long enough for its rest."""

@@ -197,6 +197,26 @@ def test_harm_loses(store: BlockStore) -> None:
         store.harm(name(1), Harm.FLIP, 1)
 
 
+def test_harm_that_only_the_map_can_tell(store: BlockStore) -> None:
+    old, new = name(1, sequence=1), name(1, sequence=2)
+    put(store, old, new)
+    put(store, name(2, sequence=1))  # another file's
+    offset, before, after = store.harm(new, Harm.STALE, 1)
+    assert content(new)[offset:].startswith(before) and content(old)[offset:].startswith(after)
+    entry = store.find(new)
+    assert bytes_of(store, new) == content(old) and entry is not None
+    assert (entry.crc16, entry.crc32c) != tuple(checksum.seal(new, content(new)))
+    put(store, new)  # as a repair does
+    assert bytes_of(store, new) == content(new) and bytes_of(store, old) == content(old)
+
+
+def test_stale_harm_needs_something_older(store: BlockStore) -> None:
+    put(store, name(1, sequence=1), name(1, block=1, sequence=2))
+    with pytest.raises(Posix):
+        store.harm(name(1, sequence=1), Harm.STALE, 1)
+    assert bytes_of(store, name(1, sequence=1)) == content(name(1, sequence=1))
+
+
 def test_rebuild_index_keeps_everything(store: BlockStore) -> None:
     names = [name(ino) for ino in range(1, 20)]
     put(store, *names)

@@ -21,7 +21,7 @@ from zdfs import records, wire
 from zdfs.broker import Broker
 from zdfs.calls import Condition, Peer, call, notify, wait
 from zdfs.errors import BadMessage, Failure, Posix, StartError, StoreError, Unavailable
-from zdfs.ids import Incarnation, Ino, Session
+from zdfs.ids import Epoch, Incarnation, Ino, Session, Slot
 from zdfs.link import Link
 from zdfs.listener import anonymous_bytes
 from zdfs.ports import Caller, Handler
@@ -29,6 +29,9 @@ from zdfs.schema import SessionRecord
 from zdfs.sessions import Sessions
 
 US = Session(7)
+DONE = wire.Found(
+    wire.Attributes(Ino(1), 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, Epoch(0), Slot(0), 0)
+)  # whatever is done
 
 
 class SlowStore(MemoryMetaStore):
@@ -57,6 +60,7 @@ class Counters:
     """
 
     incarnation = Incarnation(3)
+    ended = False
 
     def __init__(self, store: MemoryMetaStore) -> None:
         self.store = store
@@ -69,7 +73,7 @@ class Counters:
         self.keeps = True
         self.unavailable = 1
         self.handlers: Mapping[type[wire.Message], Handler] = {
-            wire.RemoveDirectory: self.add,
+            wire.RemoveXattr: self.add,
             wire.ReadLink: self.read,
         }
 
@@ -85,7 +89,7 @@ class Counters:
     def tasks(self) -> list[tuple[str, Any]]:
         return []
 
-    async def add(self, request: wire.RemoveDirectory, caller: Caller) -> wire.Reply:
+    async def add(self, request: wire.RemoveXattr, caller: Caller) -> wire.Reply:
         self.started.append(request.name)
         if request.name == b"park":
             await wait(self.opened)
@@ -102,7 +106,7 @@ class Counters:
         if request.name == b"unsayable":
             return wire.Target(bytes(2**17))
         if request.name == b"done":
-            return wire.Done()
+            return DONE
         return wire.Target(b"%d" % count)
 
     async def read(self, request: wire.ReadLink, caller: Caller) -> wire.Reply:
@@ -156,7 +160,7 @@ def here() -> Iterator[Here]:
 
 def change(sequence: int, name: bytes = b"x", slot: int = 0, ms: int = 5000) -> list[Any]:
     head = wire.RequestHead(US, slot, sequence, ms, Incarnation(0))
-    return wire.encode_request(head, wire.RemoveDirectory(Ino(1), name))
+    return wire.encode_request(head, wire.RemoveXattr(Ino(1), name))
 
 
 def question(sequence: int, ino: int = 1, ms: int = 5000) -> list[Any]:
@@ -328,7 +332,7 @@ def test_what_is_not_served_here_is_answered_so(here: Here) -> None:
 
 def test_an_unknown_session_is_told_so(here: Here) -> None:
     head = wire.RequestHead(Session(8), 0, 1, 1000, Incarnation(0))
-    reply = ask(here.dealer(), wire.encode_request(head, wire.RemoveDirectory(Ino(1), b"x")))
+    reply = ask(here.dealer(), wire.encode_request(head, wire.RemoveXattr(Ino(1), b"x")))
     assert reply.code == 8
 
 
@@ -353,7 +357,7 @@ def test_garbage_is_counted_and_service_goes_on(here: Here) -> None:
     good = here.dealer()
     bad = here.dealer()
     reply = wire.encode_reply(
-        wire.ReplyHead(US, 0, 1, 26, Incarnation(1), Ino(1)), wire.Done()  # type: ignore[arg-type]
+        wire.ReplyHead(US, 0, 1, 26, Incarnation(1), Ino(1)), DONE  # type: ignore[arg-type]
     )
     messages: list[list[Any]] = [
         [b""],
@@ -440,9 +444,9 @@ def test_the_link_retries_under_the_same_number(here: Here) -> None:
     peer = Peer(here.address)
     here.store.gate.clear()
     with pytest.raises(Failure):
-        link.run(call(peer, wire.RemoveDirectory(Ino(1), b"done"), 0.2, (3, 1)))
+        link.run(call(peer, wire.RemoveXattr(Ino(1), b"done"), 0.2, (3, 1)))
     here.store.gate.set()
-    reply = link.run(call(peer, wire.RemoveDirectory(Ino(1), b"done"), 5.0, (3, 1)))
-    assert reply == wire.Done()
+    reply = link.run(call(peer, wire.RemoveXattr(Ino(1), b"done"), 5.0, (3, 1)))
+    assert reply == DONE
     assert count(here, here.dealer()) == 1
     link.close()

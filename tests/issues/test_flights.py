@@ -15,6 +15,7 @@ from zdfs.checksum import Seal
 from zdfs.contact import Contact
 from zdfs.errors import Failure, Fenced, NoSession, NoSpace, Unreachable
 from zdfs.ids import BlockNo, Epoch, Ino, PageNo, Session, Slot, Token, Version
+from zdfs.ranges import Ranges
 from zdfs.reading import Reader
 from zdfs.wire import Attributes, State
 from zdfs.writing import Writer
@@ -132,7 +133,7 @@ class Hand:
 def attributes(change: int = 1, size: int = 0) -> Attributes:
     return Attributes(
         ino=INO, mode=0o100644, nlink=1, uid=0, gid=0, rdev=0, size=size, stored=0, atime_ns=5,
-        mtime_ns=5, ctime_ns=5, change=change, epoch=Epoch(1), start=Slot(0),
+        mtime_ns=5, ctime_ns=5, change=change, epoch=Epoch(1), start=Slot(0), xattrs=0,
     )  # fmt: skip
 
 
@@ -150,6 +151,7 @@ class Mount:
         contact.take_map(wire.ClusterMap(1, Epoch(1), tuple(members)))
         self.reader = Reader(contact)
         self.writer = Writer(contact, self.reader)
+        self.ranges = Ranges(contact, self.reader, self.writer)
         self.file = File(INO, attributes(), 100.0, token=Token(5), pages={PageNo(0): ()})
         self.told = Told(0)
         self.change = 1
@@ -212,7 +214,7 @@ def test_blocks_of_a_commit_underway_are_not_given_up() -> None:
 
 
 def test_each_who_waited_for_lost_bytes_is_told() -> None:
-    """The first fsync took the error, the second said success."""
+    """Every fsync that waited for them fails, not only the first."""
     mount = Mount()
     mount.write(b"11111111", 0)
     waiting = [mount.fsync(), mount.fsync()]
@@ -222,7 +224,7 @@ def test_each_who_waited_for_lost_bytes_is_told() -> None:
 
 
 def test_an_fsync_does_not_wait_for_what_others_write_later() -> None:
-    """It never ended beside somebody who went on writing."""
+    """It ends although somebody goes on writing."""
     mount = Mount()
     mount.write(b"11111111", 0)
     done = mount.fsync()
@@ -233,10 +235,10 @@ def test_an_fsync_does_not_wait_for_what_others_write_later() -> None:
 
 
 def test_a_write_waits_for_a_truncate_underway() -> None:
-    """Whose caller may be dead.  The write's block was filled up with what was just being cut: the
-    commit was refused and the write lost, or old bytes came back."""
+    """Also if its caller is dead: else the write's block is filled up with what is just being cut,
+    and the commit is refused, or old bytes come back."""
     mount = Mount()
-    cut = mount.hand.start(mount.writer.truncate(mount.file, 4))
+    cut = mount.hand.start(mount.ranges.truncate(mount.file, 4, mount.told))
     write = mount.hand.start(mount.writer.write(mount.file, b"22222222", 8, mount.told))
     assert not write.over and not mount.file.dirty
     mount.change += 1
@@ -250,7 +252,7 @@ def test_a_write_waits_for_a_truncate_underway() -> None:
 
 
 def test_a_lost_flight_is_not_put_again() -> None:
-    """It was, each second, for as long as the server was down, and held its place."""
+    """However long the server is down: it asks nobody any more, and holds no place."""
     mount = Mount()
     mount.write(b"11111111", 0)
     mount.fsync()
@@ -263,7 +265,7 @@ def test_a_lost_flight_is_not_put_again() -> None:
 
 
 def test_versions_are_never_named_twice() -> None:
-    """The same grant, taken up again, counted from one again."""
+    """A grant that is taken up again goes on counting."""
     mount = Mount()
     names: set[Version] = set()
     for _ in range(2):
@@ -279,7 +281,7 @@ def test_versions_are_never_named_twice() -> None:
 
 
 def test_a_map_page_that_a_commit_overtook_is_not_believed() -> None:
-    """Under our own grant nothing would have corrected it: old bytes, then EIO, for ever."""
+    """Under our own grant nothing would correct it: old bytes, then EIO, for ever."""
     mount = Mount()
     mount.file.pages.clear()
     known = mount.hand.start(mount.reader.know(mount.file, BlockNo(0), BlockNo(0)))
@@ -298,7 +300,7 @@ def test_a_map_page_that_a_commit_overtook_is_not_believed() -> None:
 
 
 def test_a_page_that_vanished_meanwhile_is_no_hole() -> None:
-    """Zeros were read where a truncate, or another mount's change, had voided the known pages."""
+    """A truncate, or another mount's change, voids known pages: they are asked for again."""
     mount = Mount()
     known = mount.hand.start(mount.reader.know(mount.file, BlockNo(0), BlockNo(64)))
     mount.file.pages.clear()
@@ -311,7 +313,7 @@ def test_a_page_that_vanished_meanwhile_is_no_hole() -> None:
 
 
 def test_a_change_in_a_session_that_had_ended_is_made_in_the_next() -> None:
-    """A mount that was suspended answered EIO to whatever came first."""
+    """A mount that was suspended does not say EIO to whatever comes first."""
     mount = Mount()
     contact = mount.writer.contact
     done = mount.hand.start(contact.change(wire.Grant(INO)))
@@ -328,15 +330,15 @@ def test_a_change_in_a_session_that_had_ended_is_made_in_the_next() -> None:
 def test_a_change_that_may_have_happened_is_not_made_again() -> None:
     """The session ended between the silence and the repeat: nobody knows, so it is an error."""
     mount = Mount()
-    done = mount.hand.start(mount.writer.contact.change(wire.Grant(INO)))
-    mount.hand.answer(wire.Grant, Unreachable("silence"))
+    done = mount.hand.start(mount.writer.contact.change(wire.ReturnGrant(INO, Token(5))))
+    mount.hand.answer(wire.ReturnGrant, Unreachable("silence"))
     mount.hand.sleep()
-    mount.hand.answer(wire.Grant, NoSession("ended"))
+    mount.hand.answer(wire.ReturnGrant, NoSession("ended"))
     assert isinstance(done.failure, NoSession) and not mount.hand.asked
 
 
 def test_each_who_has_the_file_open_is_told_of_a_loss_once() -> None:
-    """The first close took the error; the other handle's fsync said success for bytes it lost."""
+    """A close that is told of it keeps the news from no other handle."""
     mount = Mount()
     other = Told(0)
     mount.write(b"1" * 8, 0)

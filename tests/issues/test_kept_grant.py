@@ -65,14 +65,16 @@ def test_a_kept_reply_restores_the_grant_and_the_open_file() -> None:
     before = metaserver(store)
     opened = drive(before.open_session(wire.OpenSession(bytes(16), "h", "m"), caller(Session(0))))
     change = caller(opened.session, 0)
-    request = wire.Create(ROOT, b"f", b"/f", 0o644, 0, 0, True, 7)
+    request = wire.Create(ROOT, b"f", b"/f", 0o644, 0, 0, True, 7, 0)
     assert before.admit(change.head, request) is None
     reply = drive(before.contents.create(request, change))
     before.keep(change.head, reply)
     store.end_round()  # and the reply is lost with the process
 
     after = metaserver(store)
-    drive(after.announce(wire.Announce((), (), True), caller(opened.session)))
+    drive(
+        after.announce(wire.Announce((), (), (), after.incarnation, True), caller(opened.session))
+    )
     assert after.admit(change.head, request) == reply
     ino = reply.attributes.ino
     held = after.sessions.holder(ino)

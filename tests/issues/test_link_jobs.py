@@ -8,8 +8,8 @@ from zdfs.link import Link
 
 
 def test_a_job_is_never_left_to_a_busy_thread() -> None:
-    """A thread that had just taken a job that runs for ever was counted as idle: the next job, a
-    flight of dirty blocks, waited for good, and so did fsync."""
+    """A thread that has just taken a job that runs for ever is not idle: else the next job, a
+    flight of dirty blocks, waits for good, and so does fsync."""
     for _ in range(30):
         link = Link()
         for_ever = Condition()
@@ -31,7 +31,7 @@ def test_a_job_is_never_left_to_a_busy_thread() -> None:
 
 
 def test_who_waits_again_and_again_leaves_nothing_behind() -> None:
-    """Each second of a blocked write left a waiter in the condition until it was notified."""
+    """A blocked write waits anew each second: no waiter stays in the condition."""
     link = Link()
     condition = Condition()
 

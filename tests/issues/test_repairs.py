@@ -64,7 +64,7 @@ def test_nobody_repairs_what_no_file_names() -> None:
 
     def answer(peer: Peer, request: Any) -> Any:
         asked.append(type(request))
-        return wire.Judgement(b"\0")
+        return wire.Judgement(b"\0", 0)
 
     data.healer.mend(WANT, Held.MISSING)
     drive(data.healer.repair(), answer)
@@ -77,13 +77,13 @@ def test_neighbours_are_not_sent_to_repair() -> None:
 
     def answer(peer: Peer, request: Any) -> Any:
         if isinstance(request, wire.Judge):
-            return wire.Judgement(b"\1")
-        gets.append(request)
-        return wire.Got((Held.MISSING,), (b"",))
+            return wire.Judgement(b"\1", 0)
+        gets.append(type(request))
+        return wire.Fetched((Held.MISSING,), False, (b"",))
 
     data.healer.mend(WANT, Held.MISSING)
     drive(data.healer.repair(), answer)
-    assert len(gets) == 2 and not any(get.repair for get in gets)
+    assert gets == [wire.Fetch] * 2, "a Get might ask for a repair"
 
 
 def test_a_put_over_a_damaged_record_is_stored() -> None:
@@ -107,7 +107,7 @@ def rebuilt(neighbour: Answer) -> Data:
         if isinstance(request, wire.Inventory):
             return wire.Stock((page,), True, Ino(7), 0)
         if isinstance(request, wire.Judge):
-            return wire.Judgement(b"\1" * len(request.names))
+            return wire.Judgement(b"\1" * len(request.names), 0)
         return neighbour(peer, request)
 
     data.healer.reconcile_wanted = 1
@@ -117,24 +117,27 @@ def rebuilt(neighbour: Answer) -> Data:
 
 def test_what_a_silent_neighbour_may_have_is_not_lost() -> None:
     def silent(peer: Peer, request: Any) -> Any:
-        return Unreachable("no") if peer == RING[1] else wire.Got((Held.MISSING,), (b"",))
+        return (
+            Unreachable("no") if peer == RING[1] else wire.Fetched((Held.MISSING,), False, (b"",))
+        )
 
     data = rebuilt(silent)
-    assert data.healer.state is State.RECOVERING and not data.healer.events
+    assert data.healer.state is State.RECOVERING
+    assert [event.kind for event in data.healer.events] == ["rebuild"]
     assert data.healer.progress is not None
     assert (data.healer.progress.done, data.healer.progress.total) == (0, 1)
 
 
 def test_what_both_neighbours_deny_is_lost() -> None:
-    data = rebuilt(lambda peer, request: wire.Got((Held.NOT_YET,), (b"",)))
+    data = rebuilt(lambda peer, request: wire.Fetched((Held.NOT_YET,), False, (b"",)))
     assert data.healer.state is State.SERVING
-    assert [event.kind for event in data.healer.events] == ["lost"]
+    assert [event.kind for event in data.healer.events] == ["rebuild", "lost"]
 
 
 def test_what_one_neighbour_has_comes_back() -> None:
     def one(peer: Peer, request: Any) -> Any:
-        return wire.Got((Held.OK,), (BYTES,)) if peer == RING[2] else Unreachable("no")
+        return wire.Fetched((Held.OK,), False, (BYTES,)) if peer == RING[2] else Unreachable("no")
 
     data = rebuilt(one)
     assert data.healer.state is State.SERVING and data.healer.held(WANT) == (Held.OK, BYTES)
-    assert [event.kind for event in data.healer.events] == ["rebuilt"]
+    assert [event.kind for event in data.healer.events] == ["rebuild", "rebuilt"]

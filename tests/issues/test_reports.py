@@ -5,6 +5,7 @@
 - Events of a report whose answer was lost were recorded twice; events told to a metaserver that
   was not granted yet were forgotten.
 - A vote was reported before its round was written: a kill -9 at that moment took it back.
+- Events of a report whose answer was lost with the metaserver were recorded again by the next one.
 - A store that was lost while nobody could be granted was taken for a former one.
 """
 
@@ -84,6 +85,54 @@ def test_an_event_is_recorded_once() -> None:
     told(members, report(2, events=(EVENT,)), 2.0)
     texts = [event.text for event in members.ledger.events(10) if event.kind == EVENT.kind]
     assert texts == ["something", "more", "something"]
+
+
+def test_an_event_is_recorded_once_by_two_metaservers() -> None:
+    store = MemoryMetaStore()
+    first = report(1, events=(EVENT, EVENT._replace(text="more")))
+    told(membership(store), first, 1.0)  # and the answer is lost
+    again = membership(store.crash())
+    told(again, first, 2.0)
+    told(again, report(1, events=(EVENT._replace(text="news"),), first_event=3), 3.0)
+    texts = [event.text for event in again.ledger.events(10) if event.kind == EVENT.kind]
+    assert texts == ["something", "more", "news"]
+
+
+def test_events_of_the_next_boot_are_others() -> None:
+    members = membership(MemoryMetaStore())
+    told(members, report(1, events=(EVENT,)), 1.0)
+    told(members, report(1, boot=2, opened_round=Round(5), events=(EVENT,)), 2.0)
+    texts = [event.text for event in members.ledger.events(10) if event.kind == EVENT.kind]
+    assert texts == ["something", "something"]
+
+
+def test_what_a_server_could_not_keep_is_said() -> None:
+    members = membership(MemoryMetaStore())
+    told(members, report(1, events=(EVENT,)), 1.0)
+    told(members, report(1, events=(EVENT,), first_event=9), 2.0)
+    newest = [(event.kind, event.text) for event in members.ledger.events(2)]
+    assert newest[0][0] == "unheard" and "had 7 more events" in newest[0][1]
+    assert newest[1][0] == EVENT.kind
+
+
+def test_events_have_the_same_numbers_in_each_repeat() -> None:
+    data = Data(MemoryBlockStore(Slot(0)), Slot(0), RING, "127.0.0.1:9")
+    reporter = Reporter(data)
+    data.healer.say("damage", "one")
+    first = reporter.until_call()
+    data.healer.say("damage", "two")
+    reporter.answer(Unreachable("no"))
+    second = reporter.until_call()
+    assert first is not None and second is not None
+    assert (first.first_event, len(first.events)) == (1, 1)
+    assert (second.first_event, len(second.events)) == (1, 2)
+    data.healer.say("damage", "three")
+    reporter.answer(instructions())
+    data.store.end_round()
+    reporter.until_call(1)
+    data.store.end_round()
+    third = reporter.until_call()
+    assert third is not None and (third.first_event, len(third.events)) == (3, 1)
 
 
 def instructions(**fields: Any) -> wire.Instructions:

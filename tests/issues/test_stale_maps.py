@@ -62,7 +62,7 @@ def test_a_map_is_void_beside_a_commit_whose_fate_is_not_known() -> None:
 
 
 def test_a_write_waits_for_the_bytes_around_it() -> None:
-    """Accepted bytes were lost when all who have the rest of their block were down for a while."""
+    """However long all are down who have them: what write() accepted is kept."""
     mount = Mount()
     mount.file = File(INO, attributes(1, BLOCK), 100.0, token=Token(5))
     mount.file.size = BLOCK
@@ -87,7 +87,7 @@ def test_a_write_waits_for_the_bytes_around_it() -> None:
 
 
 def test_a_grant_that_was_returned_before_it_arrived_is_not_taken_up() -> None:
-    """The recall had overtaken the open's reply: what was written under it was lost (EIO)."""
+    """A recall may overtake the open's reply: what is written under that token is lost (EIO)."""
     mount = Mount()
     volume = Volume("127.0.0.1:1", "/mnt", mount.hand)
     returned = mount.hand.start(volume._give_back(wire.Recalled(INO, Token(7))))
@@ -102,18 +102,18 @@ def test_a_grant_that_was_returned_before_it_arrived_is_not_taken_up() -> None:
 
 
 def test_a_change_stays_unsure_once_it_was() -> None:
-    """Silence, then "not yet", then the end of the session: it was made a second time."""
+    """Silence, then "not yet", then the end of the session: it is not made a second time."""
     mount = Mount()
-    done = mount.hand.start(mount.writer.contact.change(wire.Grant(INO)))
+    done = mount.hand.start(mount.writer.contact.change(wire.ReturnGrant(INO, Token(5))))
     for answer in (Unreachable("silence"), Unavailable("not yet"), NoSession("ended")):
-        mount.hand.answer(wire.Grant, answer)
+        mount.hand.answer(wire.ReturnGrant, answer)
         mount.hand.sleep()
     assert isinstance(done.failure, NoSession) and not mount.hand.asked
 
 
 def test_a_hole_of_one_moment_is_not_read_beside_the_bytes_of_another() -> None:
-    """The file was cut short, then long again, while its first block was fetched: zeros were read
-    that never stood there."""
+    """A file may be cut short and made long again while its first block is fetched: zeros that
+    never stood there are not read."""
     mount = Mount()
     mount.file = File(INO, attributes(1, 2 * BLOCK), 100.0)
     mount.file.size = 2 * BLOCK
@@ -140,8 +140,8 @@ def test_a_hole_of_one_moment_is_not_read_beside_the_bytes_of_another() -> None:
 
 
 def test_an_old_map_beside_a_silent_server_is_read_again() -> None:
-    """Two servers had let go of the old version, the third was down: EIO, although the new content
-    stood on two that were up."""
+    """Two servers have let go of the old version, the third is down: that is no EIO, for the new
+    content stands on two that are up."""
     mount = Mount()
     mount.file = File(INO, attributes(1, BLOCK), 100.0)
     mount.file.size = BLOCK

@@ -19,6 +19,7 @@ class Waiting:
     """A room whose one task waits again and again for what never comes."""
 
     incarnation = Incarnation(1)
+    ended = False
     handlers: Mapping[type[wire.Message], Handler] = {}
 
     def __init__(self) -> None:

@@ -1,7 +1,9 @@
 """A real cluster for a test: processes on loopback, stores in a temporary directory, mounts.
 
 Every node is started by its command line, exactly as a user would, and killed by its id.  `close`
-ends what the test left running; the leak check of conftest watches.
+starts what is down, has fsck look at everything, and ends what the test left running; the leak
+check of conftest watches.  A test that leaves damage says so: `cluster.damaged = "why"` if fsck
+must be able to mend it, else `cluster.unchecked = "why"`.
 """
 
 import contextlib
@@ -11,22 +13,25 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from tests import conftest
 from tests.conftest import until
-from zdfs import admin
+from zdfs import addresses, admin, fsck, why
 from zdfs.calls import Trap
 from zdfs.errors import Failure, StartError
+from zdfs.findings import GARBAGE, Report, text
 from zdfs.link import Link
-from zdfs.volume import Volume
+from zdfs.paths import PathVolume
 
 T = TypeVar("T")
 BIN = Path(__file__).parents[2] / "bin"
 READY_S = 30.0
+SWEPT_S = 60.0  # a start, a rebuild, a scrub and a sweep of what a test stores
 
 
 def free_ports(count: int) -> list[int]:
@@ -60,28 +65,43 @@ class Cluster:
         stores: dict[int, Path] | None = None,
         meta_store: Path | None = None,
         more: Sequence[str] = (),
+        meta_more: Sequence[str] = (),
     ):
         self.folder, self.faults, self.block_size, self.more = folder, faults, block_size, more
+        self.meta_more = meta_more
         self.meta_port, *self.ports = free_ports(servers + 1)
         self.stores = {i: folder / f"data-{i}" for i in range(servers)} | (stores or {})
         self.meta_store = meta_store or folder / "meta"
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.started: dict[str, float] = {}
         self.mounts: dict[Path, subprocess.Popen[bytes]] = {}
+        self.before: dict[str, list[str]] = {}  # words before a node's or a mount's command line
+        self.damaged = ""  # why fsck may find something at the end: it must be able to mend it
+        self.was_whole = False  # once: so it can be again
+        self.unchecked = ""  # why it may find what can't be mended
 
     # --- nodes ---------------------------------------------------------------------------------
 
     def _start(self, name: str, words: Sequence[str]) -> None:
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 (the child's from here on)
         self.nodes[name] = subprocess.Popen(
-            [str(word) for word in words], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            [*self.before.get(name, ()), *map(str, words)],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
         )
         log.close()
         self.started[name] = time.monotonic()
 
+    @property
+    def meta_address(self) -> str:
+        """Where the metaserver listens, as HOST:PORT."""
+        return addresses.parse(str(self.meta_port))
+
     def meta_words(self) -> list[str]:
         """The metaserver's command line."""
         words = [BIN / "zdfs-node", "meta", self.meta_port, "--store", self.meta_store]
+        words += self.meta_more
         words += ["--block-size", self.block_size] if self.block_size else []
         return [str(word) for word in words + (["--faults"] if self.faults else [])]
 
@@ -132,7 +152,7 @@ class Cluster:
     def status(self) -> dict[str, Any]:
         """What `zdfs status --json` prints; {} when it fails."""
         try:
-            return self._ask(admin.status(f"127.0.0.1:{self.meta_port}"))
+            return self._ask(admin.status(self.meta_address))
         except (Failure, StartError):
             return {}
 
@@ -152,11 +172,19 @@ class Cluster:
         """What `zdfs where --json` prints."""
         link = Link()
         try:
-            volume = Volume(f"127.0.0.1:{self.meta_port}", "(test)", link)
+            volume = PathVolume(self.meta_address, "(test)", link)
             link.run(volume.contact.open())
             facts = link.run(admin.where(volume, path.encode()))
             link.run(volume.stop())
             return facts
+        finally:
+            link.close()
+
+    def why(self, subject: object = None) -> dict[str, Any]:
+        """What `zdfs why --json` prints."""
+        link = Link()
+        try:
+            return why.why(link, None if subject is None else str(subject), self.meta_address)
         finally:
             link.close()
 
@@ -172,6 +200,7 @@ class Cluster:
 
         try:
             until(ready, deadline_s, f"servers {wanted}")
+            self.was_whole |= not down
         except pytest.fail.Exception:
             print(self.status())
             print(*(f"{name}: {self.log(name)[-500:]}" for name in self.nodes), sep="\n")
@@ -199,10 +228,12 @@ class Cluster:
     def mount(self, name: str = "mnt", *words: str) -> Path:
         """Mount; returns the directory."""
         where = self.folder / name
-        where.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # perhaps with a dead mount on it
+            where.mkdir()
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115
+        line = [str(BIN / "zdfs-mount"), "-f", str(where), str(self.meta_port), *words]
         self.mounts[where] = subprocess.Popen(
-            [str(BIN / "zdfs-mount"), "-f", str(where), str(self.meta_port), *words],
+            [*self.before.get(name, ()), *line],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -220,21 +251,69 @@ class Cluster:
     # --- the end -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End everything, the mounts first."""
-        for where, process in self.mounts.items():
+        """End everything, the mounts first; in between everything must be in its place."""
+        checked = self.was_whole and not self.unchecked and not conftest.failed
+        try:
+            if checked:
+                self._revive()
+            self._detach_all()
+            if checked:
+                self.check()
+        finally:
+            self._detach_all()
+            self._end_nodes()
+
+    def _revive(self) -> None:
+        """Whatever was killed serves again."""
+        alive = {name for name, node in self.nodes.items() if node.poll() is None}
+        if "meta" not in alive:
+            self.start_meta()
+        self.start_data(*[i for i in range(len(self.ports)) if f"data-{i}" not in alive])
+        self.wait_serving(SWEPT_S)
+
+    def _detach_all(self) -> None:
+        while self.mounts:
+            where, process = self.mounts.popitem()
             _detach(where)
             _end(process)
+
+    def check(self) -> None:
+        """fsck finds nothing, once recovery is done and what was left of crashes is swept."""
+        end = time.monotonic() + SWEPT_S
+
+        def settled() -> Report | None:
+            if self.damaged:
+                report = self._ask(fsck.check_and_repair(self.meta_address))[1]
+            else:
+                report = self._ask(fsck.check(self.meta_address))
+            passing = report.unfinished or not set(report.counts) - GARBAGE
+            waits = report.status and passing and time.monotonic() < end
+            return None if waits else report
+
+        report = until(settled, 2 * SWEPT_S, "a whole cluster")
+        if report is not None and report.status:
+            pytest.fail(f"at the end of the test:\n{text(report)}")
+
+    def _end_nodes(self) -> None:
         for process in self.nodes.values():
             process.send_signal(signal.SIGTERM)
         for process in self.nodes.values():
             _end(process)
 
 
-def _detach(where: Path) -> None:
+@contextlib.contextmanager
+def started(folder: Path, servers: int = 4, **more: Any) -> Iterator[Cluster]:
+    """A cluster that serves, made as `Cluster` is; closed in the end, however the test ends."""
+    made = Cluster(folder, servers, **more)
     try:
+        yield made.start()
+    finally:
+        made.close()
+
+
+def _detach(where: Path) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run(["umount", str(where)], capture_output=True, timeout=10)
-    except subprocess.TimeoutExpired:
-        pass
     if os.path.ismount(where):
         subprocess.run(["umount", "-l", str(where)], capture_output=True, timeout=10)
 

@@ -1,205 +1,333 @@
-"""The same random operations on two directories: results, errors, attributes, contents.
+"""The same steps on a mount and on a local directory: answers, attributes, times and contents.
 
-    python -m live.differential SEED SECONDS MOUNT LOCAL
+A **sequence** is a list of lines, each a call of a `Twin` or of the world around the mounts: so a
+failing one can be read, cut by hand and run again on a cluster of its own:
 
-What is there is read from LOCAL at the start, so rounds may follow one another, with remounts in
-between.  Names are few, so that operations meet.  Prints how many it did; fails at the first
-difference, with what led to it.
+    .venv/bin/python -m tests.live.differential one < STEPS
+
+`TEMPLATES` says what is drawn and how often.  What comes new into the file system is added there,
+with an operation in twin.py.
 """
 
-import ctypes
-import errno
 import os
-import random
-import stat
+import re
 import sys
-import time
-from collections import deque
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-NAMES = ["a", "b", "c", "d", "e", "\xe4\udcff"]
-DEPTH = 3
-HANDLES = 6
-FAR = 300_000
-SET_NS = 10**18  # times below were set by utime
-FLAGS = (
-    os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_CREAT,
-    os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.O_RDWR | os.O_CREAT | os.O_TRUNC,
-    os.O_WRONLY | os.O_TRUNC, os.O_RDWR | os.O_APPEND | os.O_CREAT,
-)  # fmt: skip
-LIBC = ctypes.CDLL(None, use_errno=True)
+from hypothesis import strategies as st
+
+from tests.live.cluster import Cluster
+from tests.live.hands import Hand
+
+ROOT = Path(__file__).parents[2]
+SUPER = os.geteuid() == 0  # else we can't be another user, nor empty the kernel's caches
+STRICT = ("--attr-timeout", "0", "--entry-timeout", "0")
+# How many mounts, and how they look at names: two of them see one another's changes at once.
+MOUNTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "one": {"a": ()},
+    "two": {"a": STRICT, "b": STRICT},
+}
+LOOK = "  # look"
+SERVERS = 4
+BLOCK = 4096  # small: blocks meet, files stand on every server
+START = ("put('a', 1, 5000)", "mkdir('d')", "put('d/a', 2, 9000)", "symlink('d/a', 'l')")
+
+# Weight, then the step; {field}s are drawn.
+TEMPLATES = """
+9 open({slot}, {path}, {flags})                  2 open({slot}, {path}, {flags}, {mode})
+4 close({slot})                                  2 dup({slot}, {slot})
+7 pwrite({slot}, {seed}, {size}, {at})           5 write({slot}, {seed}, {size})
+3 pread({slot}, {size}, {at})                    3 read({slot}, {size})
+1 writev({slot}, {seed}, {size})                 2 seek({slot}, {at}, {whence})
+4 ftruncate({slot}, {at})                        2 fsync({slot})
+1 fdatasync({slot})                              1 fchmod({slot}, {mode})
+1 fchown({slot}, {user}, {user})                 2 futime({slot}, {time})
+4 map_write({slot}, {seed}, {size}, {at})        2 map_read({slot})
+4 put({path}, {seed}, {size})                    4 put({path}, {seed}, {size}, O_APPEND)
+2 put({path}, {seed}, {size}, 0)                 5 content({path})
+3 truncate({path}, {at})                         5 mkdir({path}, {mode})
+3 rmdir({path})                                  6 unlink({path})
+6 rename({path}, {path})                         2 rename({path}, {path}, {how})
+5 link({path}, {path})                           3 symlink({path}, {path})
+1 readlink({path})                               1 mkfifo({path})
+3 chmod({path}, {mode})                          2 chown({path}, {user}, {user})
+3 utime({path}, {time})                          1 touch({path})
+2 listdir({path})                                2 stat({path})
+1 access({path}, {bits})                         1 mkdir({odd})
+1 rmdir({odd})                                   1 unlink({odd})
+1 rename({odd}, {path})                          1 rename({path}, {odd})
+1 open({slot}, {odd}, {flags})                   1 chmod({odd}, {mode})
+3 setxattr({path}, {name}, {seed}, {small})      1 getxattr({path}, {name})
+1 setxattr({path}, {name}, {seed}, 9, {xattr})   2 removexattr({path}, {name})
+1 xattrs({path})                                 3 become({user})
+3 fallocate({slot}, {mend}, {at}, {size})        2 copy({slot}, {slot}, {size}, {at}, {at})
+3 holes({slot})                                  2 setacl({path}, 'access', {user}, {acl})
+2 setacl({path}, 'default', {user}, {acl})       1 dropacl({path}, {kind})
+"""
+WORLD = """
+9 drop()    2 remount()    2 meta()    2 data({server})    2 down({server})
+"""
+OFTEN = 3  # each template above comes so much oftener
+TWO = "90 on({mount})"
+
+PATHS = ["a", "b", "d", "d/a", "d/b", "l", "d/e", "d/e/a", "e", "e/b", "nothing/a"]
+ODD = [".", "..", "a/", "d/", "d/.", "d/e/..", "l/", "b/", "", "x" * 255, "x" * 256, "\xe4\udcff"]
+ACCESS = ["O_RDONLY", "O_WRONLY", "O_RDWR", "O_RDWR"]
+MORE_FLAGS = [
+    "", "", "", " | O_CREAT", " | O_CREAT", " | O_CREAT | O_EXCL", " | O_CREAT | O_TRUNC",
+    " | O_TRUNC", " | O_APPEND", " | O_CREAT | O_APPEND", " | O_NOFOLLOW", " | O_DIRECTORY",
+    " | O_CREAT | O_SYNC", " | O_CREAT | O_DSYNC | O_APPEND",
+]  # fmt: skip
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "slot": st.sampled_from([0, 0, 1, 1, 2]),
+    "path": st.sampled_from(PATHS).map(repr),
+    "odd": st.sampled_from(ODD).map(ascii),
+    "flags": st.builds(str.__add__, st.sampled_from(ACCESS), st.sampled_from(MORE_FLAGS)),
+    "mode": st.sampled_from(["0o644", "0o600", "0o755", "0o4755", "0o2770", "0o1777", "0"]),
+    "seed": st.integers(0, 255),
+    "size": st.sampled_from([1, 0, 100, BLOCK - 1, BLOCK, BLOCK + 1, 10_000, 70_000]),
+    "at": st.sampled_from([0, 1, BLOCK - 1, BLOCK, 5000, 2 * BLOCK, 20_000, 100_000]),
+    "whence": st.sampled_from([0, 1, 2]),
+    "user": st.sampled_from([0, 1000]),
+    "time": st.integers(0, 10**18 - 2),
+    "how": st.sampled_from([1, 2, 3]),
+    "bits": st.sampled_from([0, 1, 2, 4, 6]),
+    "name": st.sampled_from(["'x'", "'y'"]),
+    "small": st.sampled_from([0, 1, 100]),
+    "xattr": st.sampled_from(["'create'", "'replace'"]),
+    "mend": st.sampled_from([0, 1, 3, 16, 17, 2]),
+    "acl": st.sampled_from(["'rwx'", "'r--'", "'---'"]),
+    "kind": st.sampled_from(["'access'", "'default'"]),
+    "server": st.integers(0, SERVERS - 1),
+    "mount": st.sampled_from(["'a'", "'b'"]),
+}
+QUIET = (
+    "pread read seek map_read content readlink listdir stat access getxattr xattrs become".split()
+)
 
 
-class Twins:
-    """Two directories that shall not differ."""
+def templates(text: str) -> list[str]:
+    """A table's steps, each as often as it weighs."""
+    found = re.findall(r"(\d+) (\w+\(.*?\))(?=\s{2}|\s*\n|$)", text)
+    found = [one for one in found if SUPER or one[1] not in ("become({user})", "drop()")]
+    return [step for weight, step in found for _ in range(int(weight))]
 
-    def __init__(self, dice: random.Random, mount: str, local: str):
-        self.dice, self.tops = dice, (mount, local)
-        self.handles: list[tuple[int, int]] = []
-        self.done: deque[str] = deque(maxlen=400)
-        self.count = 0
 
-    def both(self, what: str, work: Callable[[int], Any]) -> Any:
-        """Do something on both sides; what it returned, or its errno."""
-        self.count += 1
-        answers = []
-        for side in (0, 1):
-            try:
-                answers.append(work(side))
-            except OSError as error:
-                answers.append(errno.errorcode[error.errno or 0])
-        if answers[0] != answers[1]:
-            raise AssertionError(
-                "\n".join(self.done)
-                + f"\n{what}\nmount {answers[0]!r:.300}\nlocal {answers[1]!r:.300}"
-            )
-        self.done.append(f"{what}: {answers[0]!r:.60}")
-        return answers[0]
+@st.composite
+def _step(draw: st.DrawFn, table: list[str]) -> tuple[str, bool]:
+    """A step, and whether the whole tree is looked at before and after it."""
+    template: str = draw(st.sampled_from(table))
+    step = re.sub(r"{(\w+)}", lambda field: str(draw(FIELDS[field[1]])), template)
+    return step, draw(st.sampled_from([False, False, False, True]))
 
-    def path(self) -> str:
-        depth = self.dice.choice([1, 1, 2, 2, DEPTH])
-        return "/".join(self.dice.choice(NAMES) for _ in range(depth))
 
-    # --- operations ------------------------------------------------------------------------
+def sequences(kind: str) -> st.SearchStrategy[list[tuple[str, bool]]]:
+    """Sequences of some 30 steps, for "one" mount or "two"."""
+    table = templates(TEMPLATES) * OFTEN + templates(WORLD)
+    table += templates(TWO) if kind == "two" else []
+    # A list of lists: Hypothesis draws short lists, and can only cut those that may be short.
+    parts = st.lists(st.lists(_step(table), max_size=12), min_size=1, max_size=12)
+    return parts.map(lambda many: [step for part in many for step in part])
 
-    def by_path(self) -> None:
-        """One that takes a name."""
-        dice, path, tops = self.dice, self.path(), self.tops
-        mode, size = dice.choice([0o600, 0o644, 0o4755, 0o2770]), dice.choice([0, 9, 70_000, FAR])
-        at = dice.randrange(SET_NS)
-        works: list[tuple[str, Callable[[str], Any]]] = [
-            ("mkdir", lambda p: os.mkdir(p)),
-            ("rmdir", os.rmdir),
-            ("unlink", os.unlink),
-            ("unlink", os.unlink),
-            (f"chmod {mode:o}", lambda p: os.chmod(p, mode)),
-            (f"chown {size}", lambda p: os.chown(p, size, -1)),
-            (f"truncate {size}", lambda p: os.truncate(p, size)),
-            (f"utime {at}", lambda p: os.utime(p, ns=(at, at + 1))),
-            ("symlink", lambda p: os.symlink("a/b", p)),
-            ("readlink", os.readlink),
-            ("listdir", lambda p: sorted(os.listdir(p))),
-            ("stat", lambda p: self.seen(os.lstat(p))),
-            ("setxattr", lambda p: os.setxattr(p, f"user.{mode}", b"x" * (size % 999))),
-            ("removexattr", lambda p: os.removexattr(p, f"user.{mode}")),
-            ("xattrs", lambda p: sorted((n, os.getxattr(p, n)) for n in os.listxattr(p))),
-            ("read", lambda p: Path(p).read_bytes()),
-            ("mkfifo", lambda p: os.mkfifo(p) if size == 9 else None),
-        ]
-        name, work = dice.choice(works)
-        if name == "read" and os.path.exists(f"{tops[1]}/{path}"):
-            if not stat.S_ISREG(os.stat(f"{tops[1]}/{path}").st_mode):
-                return  # a FIFO would wait
-        self.both(f"{name} {path!r}", lambda side: work(f"{tops[side]}/{path}"))
 
-    def two_paths(self) -> None:
-        """rename, renameat2, link."""
-        old, new, tops = self.path(), self.path(), self.tops
-        flags = self.dice.choice([0, 0, 0, 1, 2])
+class Difference(Exception):
+    """The two sides differ."""
 
-        def rename(side: int) -> None:
-            words = [os.fsencode(f"{tops[side]}/{path}") for path in (old, new)]
-            if LIBC.renameat2(-100, words[0], -100, words[1], flags):
-                raise OSError(ctypes.get_errno(), new)
 
-        def link(side: int) -> None:
-            os.link(f"{tops[side]}/{old}", f"{tops[side]}/{new}", follow_symlinks=False)
+class Stage:
+    """A cluster with its mounts, and a local directory; each sequence has a directory of its own.
 
-        if self.dice.random() < 0.7:
-            self.both(f"rename {old!r} {new!r} {flags}", rename)
-        else:
-            self.both(f"link {old!r} {new!r}", link)
+    After a step that did not end, everything is made anew: a shrunk sequence must show the fault
+    by itself.
+    """
 
-    def open(self) -> None:
-        path, flags = self.path(), self.dice.choice(FLAGS) | os.O_NONBLOCK
-        mode = self.dice.choice([0o600, 0o664])
-        pair: list[int] = []
+    def __init__(self, folder: Path, kind: str):
+        self.folder, self.kind = folder, kind
+        self.sequences = self.steps = self.built = 0
+        self.stuck = True
+        self.hands: dict[str, Hand] = {}
 
-        def work(side: int) -> None:
-            pair.append(os.open(f"{self.tops[side]}/{path}", flags, mode))
+    def _build(self) -> None:
+        self.close()
+        home = self.folder / f"{self.kind}{self.built + 1}"
+        home.mkdir()
+        self.cluster = Cluster(home, SERVERS, block_size=BLOCK)
+        self.stuck, self.built = False, self.built + 1
+        self.cluster.start()
+        self.down = -1
+        for name in MOUNTS[self.kind]:
+            self._mount(name)
+        (home / "local").mkdir()
+        self._enter("local", home / "local")
+        self.at = "a"
 
-        self.both(f"open {path!r} {flags:o}", work)
-        if len(pair) == 2:
-            if stat.S_ISREG(os.fstat(pair[1]).st_mode):
-                self.handles.append((pair[0], pair[1]))
-            else:
-                for fd in pair:
-                    os.close(fd)
-        if len(self.handles) > HANDLES:
-            self.close()
+    def _mount(self, name: str) -> None:
+        words = MOUNTS[self.kind][name] + (("-o", "allow_other") if SUPER else ())
+        self._enter(name, self.cluster.mount(name, *words))
+
+    def _enter(self, name: str, where: Path) -> None:
+        hand = self.hands[name] = Hand(where)
+        hand(f"sys.path[0] = {str(ROOT)!r}")
+        hand("from tests.live.twin import Twin")
+        hand(f"top, twin = {str(where)!r}, Twin()")
+        hand("os.umask(0o022)")
 
     def close(self) -> None:
-        if self.handles:
-            pair = self.handles.pop(self.dice.randrange(len(self.handles)))
-            self.both(f"close {pair[1]}", lambda side: os.close(pair[side]))
+        """End the cluster."""
+        for hand in self.hands.values():
+            with hand:
+                hand.kill()
+        self.hands.clear()
+        if self.built:
+            self.cluster.close()
 
-    def by_handle(self) -> None:
-        """One that takes a descriptor."""
-        if not self.handles:
+    # --- a sequence ----------------------------------------------------------------------------
+
+    def run(self, sequence: Sequence[tuple[str, bool]]) -> None:
+        """Do it on both sides; AssertionError at the first difference, with what led to it."""
+        if self.stuck:
+            self._build()
+        self.stuck = True  # until we know
+        self.sequences += 1
+        done: list[str] = []
+        try:
+            self._wake()
+            self._begin()
+            for step in START:
+                self._both(step, False)
+            for step, look in sequence:
+                done.append(step + LOOK * look)
+                self._step(step, look)
+            self._finish()
+        except Difference as error:
+            self.stuck = False
+            print(
+                *done, f"# {error}\n", sep="\n"
+            )  # Hypothesis shows only the last, if it gets there
+            raise AssertionError("\n".join([*done, f"# {error}"])) from None
+        except BaseException:
+            print(*done, "# did not end", sep="\n")
+            raise
+        self.stuck = False
+        self.steps += len(done)
+
+    def rest(self) -> None:
+        """Nothing is open, every server is up."""
+        self._wake()
+        self._both("leave()", False)
+
+    def _begin(self) -> None:
+        """A new directory, on every mount."""
+        self._both("leave()", False)
+        self.at, self.place = "a", f"s{self.sequences}"
+        for name in ("local", "a"):
+            self.hands[name]("os.chdir(top)")
+            self.hands[name](f"twin.enter({self.place!r})")
+        if "b" in self.hands:
+            self.hands["b"](f"os.chdir(os.path.join(top, {self.place!r}))")
+
+    def _finish(self) -> None:
+        """Both trees, whole: as this mount knows them, then past the kernel's caches."""
+        self.rest()
+        self._both("whole()", False)
+        for hand in self.hands.values():
+            hand("twin.leave()")
+        if "b" in self.hands:
+            self.at = "b" if self.at == "a" else "a"
+            self._both("whole()", False)
+
+    def _both(self, step: str, look: bool) -> None:
+        """One step, on the mount where we are and beside it."""
+        words = f"twin.do({step!r}, {look})"
+        here, there = self.hands[self.at], self.hands["local"]
+        here.start(words)
+        wanted = there(words)
+        found = here.end()
+        if found != wanted:
+            raise Difference(difference(step, found, wanted))
+
+    def _step(self, step: str, look: bool) -> None:
+        name, _, rest = step.rstrip(")").partition("(")
+        if name in ("drop", "remount", "meta", "data", "down", "on"):
+            getattr(self, f"_{name}")(*([rest.strip("'")] if rest else []))
             return
-        dice, pair = self.dice, self.dice.choice(self.handles)
-        at = dice.choice([0, 65_536, dice.randrange(FAR), dice.randrange(FAR)])
-        size = dice.choice([1, 100, 4096, 65_536, dice.randrange(150_000)])
-        data = dice.randbytes(size)
-        works: list[tuple[str, Callable[[int], Any]]] = [
-            (f"pwrite {size} at {at}", lambda fd: os.pwrite(fd, data, at)),
-            (f"pwrite {size} at {at}", lambda fd: os.pwrite(fd, data, at)),
-            (f"pread {size} at {at}", lambda fd: os.pread(fd, size, at)),
-            (f"ftruncate {at}", lambda fd: os.ftruncate(fd, at)),
-            ("fstat", lambda fd: self.seen(os.fstat(fd))),
-            ("fsync", os.fsync),
-            ("fdatasync", os.fdatasync),
-            ("fchmod", lambda fd: os.fchmod(fd, 0o640)),
-            ("end", lambda fd: os.lseek(fd, 0, os.SEEK_END)),
-        ]
-        name, work = dice.choice(works)
-        self.both(f"{name}, handle {pair[1]}", lambda side: work(pair[side]))
+        if name not in QUIET:
+            self._wake()
+        self._both(step, look)
 
-    def seen(self, found: os.stat_result) -> tuple[int, ...]:
-        """Of a stat what both must agree on."""
-        directory = stat.S_ISDIR(found.st_mode)
-        size = 0 if directory else found.st_size
-        mtime = found.st_mtime_ns if found.st_mtime_ns < SET_NS + 2 else -1
-        return (found.st_mode, found.st_uid, found.st_gid, found.st_nlink, size, mtime)
+    # --- the world -----------------------------------------------------------------------------
 
-    # --- everything --------------------------------------------------------------------------
+    def _wake(self) -> None:
+        """A server that is down comes back: what is written would wait for it."""
+        if self.down >= 0:
+            self.cluster.start_data(self.down)
+            self.down = -1
 
-    def step(self) -> None:
-        """One operation."""
-        works = [self.by_path, self.by_path, self.two_paths, self.open, self.by_handle]
-        self.dice.choice([*works, self.by_handle, self.by_handle])()
-        if self.dice.random() < 0.03:
-            self.close()
+    def _drop(self) -> None:
+        """The kernel forgets pages, names and attributes."""
+        Path("/proc/sys/vm/drop_caches").write_text("3")
 
-    def compare(self) -> None:
-        """Both trees, whole."""
-        while self.handles:
-            self.close()
-        for where, names, files in os.walk(self.tops[1]):
-            below = os.path.relpath(where, self.tops[1])
-            here = [f"{top}/{below}" for top in self.tops]
-            self.both(f"list {below!r}", lambda side: sorted(os.listdir(here[side])))
-            for name in names + files:
-                both = [f"{one}/{name}" for one in here]
-                self.both(f"stat {below}/{name!r}", lambda side: self.seen(os.lstat(both[side])))
-                if stat.S_ISREG(os.lstat(both[1]).st_mode):
-                    content = [Path(one).read_bytes() for one in both]
-                    self.both(f"read {below}/{name!r}", lambda side: content[side])
+    def _remount(self) -> None:
+        """What is open is closed; the mount is another process then."""
+        self._wake()
+        self._both("leave()", False)
+        where = self.cluster.folder / self.at
+        with self.hands[self.at] as hand:
+            hand.kill()
+        self.cluster.unmount(where)
+        self._mount(self.at)
+        self.hands[self.at](f"os.chdir({self.place!r})")
+
+    def _meta(self) -> None:
+        """kill -9 the metaserver and start it."""
+        self.cluster.kill("meta")
+        self.cluster.start_meta()
+
+    def _data(self, index: str) -> None:
+        """kill -9 a dataserver and start it."""
+        self._wake()
+        self.cluster.kill(f"data-{index}")
+        self.cluster.start_data(int(index))
+
+    def _down(self, index: str) -> None:
+        """kill -9 a dataserver; it comes back before the next step that may change anything."""
+        self._wake()
+        self.cluster.kill(f"data-{index}")
+        self.down = int(index)
+
+    def _on(self, name: str) -> None:
+        """Close everything and go on with this mount: close-to-open."""
+        self._wake()
+        self._both("leave()", False)
+        self.at = name
 
 
-def main(seed: str, seconds: str, mount: str, local: str) -> None:
-    """Compare, do, compare."""
-    twins = Twins(random.Random(seed), mount, local)
-    twins.compare()
-    end = time.monotonic() + float(seconds)
-    while time.monotonic() < end:
-        twins.step()
-    twins.compare()
-    print(twins.count)
+def difference(step: str, found: Any, wanted: Any) -> str:
+    """What differs, without what doesn't."""
+    if isinstance(found, tuple) and isinstance(wanted, tuple) and found[:1] == wanted[:1]:
+        found, wanted = found[-1], wanted[-1]
+    if isinstance(found, list) and isinstance(wanted, list):
+        found, wanted = (
+            [one for one in found if one not in wanted],
+            [one for one in wanted if one not in found],
+        )
+    return f"{step}\n# mount {found!r:.1500}\n# local {wanted!r:.1500}"
+
+
+def main(kind: str) -> None:
+    """Run the steps on standard input, one a line."""
+    lines = [line.rstrip("\n") for line in sys.stdin if line.strip() and line[0] != "#"]
+    with tempfile.TemporaryDirectory(prefix="zdfs") as folder:
+        stage = Stage(Path(folder), kind)
+        try:
+            stage.run([(line.removesuffix(LOOK), line.endswith(LOOK)) for line in lines])
+            print(f"no difference in {stage.steps} steps")
+        finally:
+            stage.close()
 
 
 if __name__ == "__main__":
-    os.umask(0o022)
     main(*sys.argv[1:])

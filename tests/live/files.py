@@ -1,7 +1,10 @@
 """Files on a mount, read and written by other programs: a mount that hangs must not hang pytest."""
 
+import os
 import subprocess
 from pathlib import Path
+
+from tests.live.cluster import Cluster
 
 PATIENCE_S = 60.0
 
@@ -39,6 +42,23 @@ def do(*words: object, patience_s: float = PATIENCE_S) -> str:
     return done.stdout
 
 
+def shell(where: Path, words: str, patience_s: float = 100.0) -> str:
+    """What a shell's commands printed, run in a directory; the first that fails, fails."""
+    # The directory is entered inside: a mount that hangs shall not hang Popen.
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"cd '{where}'\n{words}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=patience_s,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
 def replicas(facts: dict[str, object]) -> list[dict[str, object]]:
     """Every replica that `zdfs where --json` shows."""
     blocks = facts["blocks"]
@@ -49,3 +69,16 @@ def replicas(facts: dict[str, object]) -> list[dict[str, object]]:
 def whole(facts: dict[str, object]) -> bool:
     """Whether every replica of a file is intact."""
     return all(one["state"] == "ok" for one in replicas(facts))
+
+
+def all_whole(cluster: Cluster, truth: dict[str, bytes]) -> bool:
+    """Every replica of every file is intact."""
+    return all(whole(cluster.where(f"/{path}")) for path in truth)
+
+
+def verify(cluster: Cluster, truth: dict[str, bytes], name: str) -> None:
+    """Every byte is right, seen from a mount that remembers nothing."""
+    mount = cluster.mount(name)
+    for path, data in truth.items():
+        assert get(mount / path) == data, path
+    cluster.unmount(mount)

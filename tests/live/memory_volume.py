@@ -21,11 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zdfs import kernel, limits, mount, starting
-from zdfs.calls import Condition, Trap, Wait, wait
+from zdfs import kernel, limits, locks, mount, ranges, starting
+from zdfs.calls import Condition, Trap, Wait, notify, wait
 from zdfs.errors import Damaged, Fenced, Interrupted, NoSpace, Posix, StartError, Unreachable
-from zdfs.ids import Epoch, Ino, Slot
-from zdfs.wire import Attributes, Space
+from zdfs.ids import Epoch, Ino, Session, Slot
+from zdfs.ports import Listed, Owner
+from zdfs.wire import Attributes, FileLock, Space, Span
 
 KINDS: dict[str, BaseException] = {
     "exit": SystemExit(0),
@@ -97,13 +98,13 @@ class Node:
         self.xattrs: dict[bytes, bytes] = {}
         self.nlink = 2 if stat.S_ISDIR(mode) else 1
         self.atime = self.mtime = self.ctime = time.time_ns()
-        self.opened = 0
+        self.name = b""  # the one that it was made with
 
     def attributes(self) -> Attributes:
         return Attributes(
             *(Ino(self.ino), self.mode, self.nlink, self.uid, self.gid, self.rdev),
             *(len(self.data), len(self.data), self.atime, self.mtime, self.ctime),
-            *(1, Epoch(1), Slot(0)),
+            *(1, Epoch(1), Slot(0), len(self.xattrs)),
         )
 
     def touch(self) -> None:
@@ -114,16 +115,27 @@ class MemoryVolume:
     """ports.Volume in memory."""
 
     block_bytes = 4096
+    on_change: Any = None  # nobody else changes anything
 
     def __init__(self, saved: Path | None = None, trace: Path | None = None):
         self.saved = saved
         self.root = Node(1, stat.S_IFDIR | 0o777, os.getuid(), os.getgid())
-        self.hidden: dict[bytes, Node] = {}
-        self.handles: dict[int, tuple[Node, int, bytes]] = {}
+        self.nodes: dict[int, Node] = {1: self.root}
+        self.handles: dict[int, tuple[Node, int]] = {}
         self.last = 1
         self.go = Condition()
         self.released = False
+        self.locks, self.unlocked = locks.Locks(), Condition()
         self.trace = trace.open("w") if trace else None
+
+    def last_place(self, ino: int) -> None:
+        return None
+
+    def last_known(self, ino: int) -> None:
+        return None
+
+    def names_in(self, ino: int) -> tuple[bytes, ...]:
+        return ()
 
     # --- helpers -------------------------------------------------------------------------------
 
@@ -131,51 +143,36 @@ class MemoryVolume:
         if self.trace is not None:
             print(*words, file=self.trace, flush=True)
 
-    def find(self, path: bytes) -> Node:
-        if path in self.hidden:
-            return self.hidden[path]
-        node = self.root
-        for name in path.split(b"/"):
-            if name:
-                if len(name) > limits.NAME_BYTES:
-                    raise Posix(errno.ENAMETOOLONG)
-                if not stat.S_ISDIR(node.mode):
-                    raise Posix(errno.ENOTDIR)
-                if name not in node.names:
-                    raise Posix(errno.ENOENT)
-                node = node.names[name]
-        return node
+    def find(self, parent: int, name: bytes) -> Node:
+        if len(name) > limits.NAME_BYTES:
+            raise Posix(errno.ENAMETOOLONG)
+        names = self.nodes[parent].names
+        if name not in names:
+            raise Posix(errno.ENOENT)
+        return names[name]
 
-    def parent(self, path: bytes) -> tuple[Node, bytes]:
-        front, _, name = path.rpartition(b"/")
-        return self.find(front), name
-
-    def node(self, path: bytes | None, handle: int | None) -> Node:
-        if handle is not None:
-            return self.handles[handle][0]
-        assert path is not None
-        return self.find(path)
-
-    def add(self, path: bytes, mode: int, uid: int, gid: int) -> Node:
-        directory, name = self.parent(path)
+    def add(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Node:
+        directory = self.nodes[parent]
         if len(name) > limits.NAME_BYTES:
             raise Posix(errno.ENAMETOOLONG)
         if name in directory.names:
             raise Posix(errno.EEXIST)
         self.last += 1
         directory.names[name] = made = Node(self.last, mode, uid, gid)
+        self.nodes[made.ino], made.name = made, name
         directory.touch()
         if name == b".go":
             self.released = True
             waiters, self.go.waiters = self.go.waiters, []
             for wake in waiters:
                 wake()
+        if name.startswith(b"invalidate-"):  # drops the kernel's pages of another name
+            kernel.forget_inode(Ino(self.find(parent, name.removeprefix(b"invalidate-")).ino))
         return made
 
-    def handle(self, node: Node, flags: int, name: bytes) -> int:
+    def handle(self, node: Node, flags: int) -> int:
         self.last += 1
-        self.handles[self.last] = (node, flags, name)
-        node.opened += 1
+        self.handles[self.last] = (node, flags)
         return self.last
 
     async def misbehave(self, name: bytes) -> None:
@@ -186,38 +183,48 @@ class MemoryVolume:
 
     # --- the protocol --------------------------------------------------------------------------
 
-    async def lookup(self, path: bytes) -> Attributes:
-        return self.find(path).attributes()
+    async def lookup_at(self, parent: int, name: bytes) -> Attributes:
+        return self.find(parent, name).attributes()
 
-    async def stat(self, handle: int) -> Attributes:
-        return self.handles[handle][0].attributes()
+    async def stat_ino(self, ino: int) -> Attributes:
+        return self.nodes[ino].attributes()
 
-    async def open(self, path: bytes, flags: int) -> tuple[int, bool]:
-        node = self.find(path)
+    async def open_ino(self, ino: int, flags: int) -> tuple[int, bool]:
+        node = self.nodes[ino]
         if flags & os.O_TRUNC:
             del node.data[:]
             node.touch()
-        name = path.rpartition(b"/")[2]
-        self.note("open", path)
-        return self.handle(node, flags, name), name.startswith(b"keep")
+        self.note("open", node.name)
+        return self.handle(node, flags), node.name.startswith(b"keep")
+
+    def may_be_mapped(self, handle: int) -> bool:
+        return False
+
+    def known_mode(self, handle: int) -> int:
+        return self.handles[handle][0].mode
 
     def outdated(self, handle: int) -> bool:
         return False
 
-    async def create(self, path: bytes, mode: int, uid: int, gid: int, flags: int) -> int:
-        return self.handle(self.add(path, mode, uid, gid), flags, path.rpartition(b"/")[2])
+    async def create_at(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int, umask: int = 0
+    ) -> tuple[int, Attributes]:
+        node = self.add(parent, name, mode & ~umask, uid, gid)
+        return self.handle(node, flags), node.attributes()
 
     async def read(self, handle: int, size: int, offset: int) -> bytes | memoryview:
-        node, _, name = self.handles[handle]
-        self.note("read", name, offset, size)
-        await self.misbehave(name if name != b"wait-close" else b"")
-        return memoryview(bytes(node.data[offset : offset + size]))
+        node = self.handles[handle][0]
+        self.note("read", node.name, offset, size)
+        if node.name == b"unsendable":
+            return 5 * [0]  # type: ignore[return-value]
+        await self.misbehave(node.name if node.name != b"wait-close" else b"")
+        return memoryview(bytes(node.data))[offset : offset + size]
 
-    async def write(self, handle: int, data: memoryview, offset: int) -> int:
-        node, flags, name = self.handles[handle]
-        self.note("write", name, offset, len(data))
-        await self.misbehave(name if name != b"wait-close" else b"")
-        if flags & os.O_APPEND:
+    async def write(self, handle: int, data: memoryview, offset: int, append: bool) -> int:
+        node = self.handles[handle][0]
+        self.note("write", node.name, offset, len(data))
+        await self.misbehave(node.name if node.name != b"wait-close" else b"")
+        if append:
             offset = len(node.data)
         if offset > len(node.data):
             node.data.extend(bytes(offset - len(node.data)))
@@ -226,66 +233,64 @@ class MemoryVolume:
         return len(data)
 
     async def flush(self, handle: int) -> None:
-        name = self.handles[handle][2]
+        name = self.handles[handle][0].name
         if name == b"wait-close":
             await self.misbehave(name)
 
     async def fsync(self, handle: int) -> None:
-        name = self.handles[handle][2]
+        name = self.handles[handle][0].name
         self.note("fsync", name)
         await self.misbehave(name)
 
-    async def release(self, handle: int) -> None:
-        node, _, name = self.handles.pop(handle)
-        node.opened -= 1
-        self.note("release", name)
+    async def fsyncdir(self) -> None:
+        self.note("fsyncdir")
 
-    async def truncate(self, path: bytes | None, handle: int | None, size: int) -> None:
-        self.note("truncate", path, "by handle" if handle else "by path", size)
-        node = self.node(path, handle)
+    async def release(self, handle: int) -> None:
+        self.note("release", self.handles.pop(handle)[0].name)
+
+    async def truncate_ino(self, ino: int, handle: int | None, size: int) -> None:
+        node = self.nodes[ino]
+        self.note("truncate", node.name, "by handle" if handle else "by inode", size)
         del node.data[size:]
         node.data.extend(bytes(size - len(node.data)))
         node.touch()
 
-    async def make(
-        self, path: bytes, mode: int, uid: int, gid: int, rdev: int = 0, target: bytes = b""
-    ) -> None:
-        made = self.add(path, mode, uid, gid)
+    async def make_at(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0,
+        target: bytes = b"", umask: int = 0,
+    ) -> Attributes:  # fmt: skip
+        made = self.add(parent, name, mode & ~umask, uid, gid)
         made.rdev, made.target = rdev, target
         made.data[:] = target
         if stat.S_ISDIR(mode):
-            self.parent(path)[0].nlink += 1
+            self.nodes[parent].nlink += 1
+        return made.attributes()
 
-    async def unlink(self, path: bytes) -> None:
-        self.note("unlink", path)
-        if self.hidden.pop(path, None) is not None:
-            return
-        directory, name = self.parent(path)
-        self.find(path).nlink -= 1
-        del directory.names[name]
+    async def unlink_at(self, parent: int, name: bytes) -> None:
+        self.note("unlink", name)
+        self.find(parent, name).nlink -= 1
+        del self.nodes[parent].names[name]
 
-    async def rmdir(self, path: bytes) -> None:
-        directory, name = self.parent(path)
-        if self.find(path).names:
+    async def rmdir_at(self, parent: int, name: bytes) -> None:
+        if self.find(parent, name).names:
             raise Posix(errno.ENOTEMPTY)
-        del directory.names[name]
-        directory.nlink -= 1
+        self.nodes[parent].names.pop(name).nlink = 0
+        self.nodes[parent].nlink -= 1
 
-    async def readlink(self, path: bytes) -> bytes:
-        return self.find(path).target
+    async def readlink_ino(self, ino: int) -> bytes:
+        return self.nodes[ino].target
 
-    async def link(self, old: bytes, new: bytes) -> None:
-        directory, name = self.parent(new)
-        directory.names[name] = node = self.find(old)
+    async def link_at(self, ino: int, parent: int, name: bytes) -> Attributes:
+        self.nodes[parent].names[name] = node = self.nodes[ino]
         node.nlink += 1
+        return node.attributes()
 
-    async def rename(self, old: bytes, new: bytes, flags: int, hidden: bytes = b"") -> None:
-        self.note("rename", old, new, flags, hidden)
-        node = self.find(old)
-        (source, name), (target, new_name) = self.parent(old), self.parent(new)
+    async def rename_at(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        self.note("rename", name, new_name, flags)
+        node, source, target = self.find(parent, name), self.nodes[parent], self.nodes[new_parent]
         replaced = target.names.get(new_name)
-        if hidden and replaced is not None:
-            self.hidden[hidden] = replaced
         if flags & 1 and replaced is not None:
             raise Posix(errno.EEXIST)
         if new_name.startswith(b"forbidden"):
@@ -300,73 +305,127 @@ class MemoryVolume:
         del source.names[name]
         target.names[new_name] = node
 
-    async def is_open(self, path: bytes) -> bool:
-        return self.find(path).opened > 0
-
-    async def hide(self, path: bytes, hidden: bytes) -> None:
-        self.note("hide", path, hidden)
-        node = self.find(path)
-        directory, name = self.parent(path)
-        del directory.names[name]
-        node.nlink -= 1
-        self.hidden[hidden] = node
-
-    async def set_attributes(
-        self,
-        path: bytes | None,
-        handle: int | None,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        atime_ns: int | None = None,
-        mtime_ns: int | None = None,
-        now: bool = False,
-    ) -> None:
-        self.note("set", mode, uid, gid, atime_ns, mtime_ns, now, handle is not None)
-        node = self.node(path, handle)
-        clock = time.time_ns()
+    async def set_ino(
+        self, ino: int, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+        atime_ns: int | None = None, mtime_ns: int | None = None,
+        atime_now: bool = False, mtime_now: bool = False,
+    ) -> Attributes:  # fmt: skip
+        times = [
+            "now" if now else given for now, given in ((atime_now, atime_ns), (mtime_now, mtime_ns))
+        ]
+        self.note("set", mode, uid, gid, *times)
+        node, clock = self.nodes[ino], time.time_ns()
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | mode
         node.uid = node.uid if uid is None else uid
         node.gid = node.gid if gid is None else gid
         if atime_ns is not None:
-            node.atime = clock if now else atime_ns
+            node.atime = clock if atime_now else atime_ns
         if mtime_ns is not None:
-            node.mtime = clock if now else mtime_ns
+            node.mtime = clock if mtime_now else mtime_ns
         node.ctime = clock
+        return node.attributes()
 
-    async def opendir(self, path: bytes) -> int:
-        return self.handle(self.find(path), 0, path)
+    # --- ranges and locks ----------------------------------------------------------------------
 
-    async def readdir(self, handle: int, offset: int) -> list[tuple[bytes, Attributes | None, int]]:
+    async def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         node = self.handles[handle][0]
-        every: list[tuple[bytes, Node | None]] = [(b".", node), (b"..", None)]
+        self.note("fallocate", node.name, mode, offset, length)
+        await self.misbehave(node.name)
+        if not mode & ranges.KEEP_SIZE:
+            node.data.extend(bytes(max(0, offset + length - len(node.data))))
+        if mode & (ranges.PUNCH_HOLE | ranges.ZERO_RANGE):
+            end = min(offset + length, len(node.data))
+            node.data[offset:end] = bytes(end - offset)
+        node.touch()
+
+    async def lseek(self, handle: int, offset: int, whence: int) -> int:
+        node = self.handles[handle][0]
+        self.note("lseek", node.name, offset, whence)
+        if offset >= len(node.data):
+            raise Posix(errno.ENXIO)
+        return offset if whence == os.SEEK_DATA else len(node.data)
+
+    async def copy_file_range(
+        self, source: int, offset: int, target: int, at: int, length: int
+    ) -> int:
+        node = self.handles[source][0]
+        self.note("copy_file_range", node.name, offset, at, length)
+        data = bytes(node.data[offset : offset + length])
+        return await self.write(target, memoryview(data), at, False)
+
+    def claim(self, handle: int, owner: Owner, span: Span) -> tuple[locks.Owner, FileLock]:
+        """As a metaserver with one mount sees it."""
+        ino = Ino(self.handles[handle][0].ino)
+        claim = FileLock(ino, owner.kind, owner.number, owner.pid, span)
+        return locks.Owner(Session(0), owner.number), claim
+
+    async def lock(self, handle: int, owner: Owner, span: Span, waits: bool) -> None:
+        who, claim = self.claim(handle, owner, span)
+        while self.locks.conflict(who, claim):
+            if not waits:
+                raise Posix(errno.EAGAIN)
+            await wait(self.unlocked)
+        self.locks.lock(who, claim)
+
+    async def unlock(self, handle: int, owner: Owner, span: Span) -> None:
+        who, claim = self.claim(handle, owner, span)
+        if self.locks.unlock(who, (claim.ino, claim.kind), span.first, span.last):
+            notify(self.unlocked)
+
+    async def test_lock(self, handle: int, owner: Owner, span: Span) -> FileLock | None:
+        found = self.locks.conflict(*self.claim(handle, owner, span))
+        return None if found is None else found[1]
+
+    def stale(self, handle: int) -> int | None:
+        return None
+
+    def dropped(self, handle: int, change: int) -> None:
+        """Nothing ever is."""
+
+    # --- directories, extended attributes ------------------------------------------------------
+
+    async def opendir_ino(self, ino: int) -> int:
+        return self.handle(self.nodes[ino], 0)
+
+    async def readdir(self, handle: int, offset: int) -> list[Listed]:
+        node = self.handles[handle][0]
+        every: list[tuple[bytes, Node]] = [(b".", node), (b"..", node)]
         every += sorted(node.names.items(), key=lambda pair: pair[0])
-        page = every[offset : offset + 100]
         return [
-            (name, one.attributes() if one else None, offset + place + 1)
-            for place, (name, one) in enumerate(page)
+            Listed(
+                name,
+                Ino(one.ino),
+                one.mode,
+                one.attributes() if place > 1 else None,
+                place + 1,
+            )
+            for place, (name, one) in list(enumerate(every))[offset : offset + 100]
         ]
 
     async def releasedir(self, handle: int) -> None:
-        self.handles.pop(handle)[0].opened -= 1
+        del self.handles[handle]
 
-    async def getxattr(self, path: bytes, name: bytes) -> bytes:
-        self.note("getxattr", name)
+    def lacks(self, ino: int, name: bytes) -> bool:
+        return False
+
+    async def getxattr_ino(self, ino: int, name: bytes) -> bytes:
+        self.note("getxattr", name, ino)
         try:
-            return self.find(path).xattrs[name]
+            return self.nodes[ino].xattrs[name]
         except KeyError:
             raise Posix(errno.ENODATA) from None
 
-    async def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
-        self.find(path).xattrs[name] = value
+    async def setxattr_ino(
+        self, ino: int, name: bytes, value: bytes, flags: int, ends_sgid: bool = False
+    ) -> None:
+        self.nodes[ino].xattrs[name] = value
 
-    async def listxattr(self, path: bytes) -> list[bytes]:
-        return list(self.find(path).xattrs)
+    async def listxattr_ino(self, ino: int) -> list[bytes]:
+        return list(self.nodes[ino].xattrs)
 
-    async def removexattr(self, path: bytes, name: bytes) -> None:
-        if self.find(path).xattrs.pop(name, None) is None:
+    async def removexattr_ino(self, ino: int, name: bytes) -> None:
+        if self.nodes[ino].xattrs.pop(name, None) is None:
             raise Posix(errno.ENODATA)
 
     async def statfs(self) -> Space:
@@ -376,19 +435,6 @@ class MemoryVolume:
         self.note("sync_all")
         if self.saved is not None:
             self.saved.write_text("".join(f"{name!r}\n" for name in sorted(self.root.names)))
-
-
-def invalidate_on_request(volume: MemoryVolume) -> None:
-    """Making /invalidate-NAME drops the kernel's pages of /NAME."""
-    add = volume.add
-
-    def added(path: bytes, mode: int, uid: int, gid: int) -> Node:
-        node = add(path, mode, uid, gid)
-        if path.startswith(b"/invalidate-"):
-            kernel.invalidate(b"/" + path.removeprefix(b"/invalidate-"))
-        return node
-
-    volume.add = added  # type: ignore[method-assign]
 
 
 def main(arguments: list[str]) -> int:
@@ -412,7 +458,6 @@ def main(arguments: list[str]) -> int:
         if given.refuse:
             raise StartError(given.refuse)
         volume = MemoryVolume(given.saved, given.trace)
-        invalidate_on_request(volume)
         settings = mount.Settings("memory:0", tuple(given.o), ready=herald.ready)
         mount.mount(given.directory, volume, Driver(), settings)
     except StartError as error:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import until
 from tests.live import programs
-from tests.live.cluster import Cluster
+from tests.live.cluster import Cluster, started
 from tests.live.programs import run
 
 pytestmark = pytest.mark.shared
@@ -23,11 +23,8 @@ SOON_S = 10.0  # what does not wait is done by then, however busy the machine
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Four servers with small blocks."""
-    cluster = Cluster(tmp_path_factory.mktemp("blocked"), block_size=16384)
-    try:
-        yield cluster.start()
-    finally:
-        cluster.close()
+    with started(tmp_path_factory.mktemp("blocked"), block_size=16384) as cluster:
+        yield cluster
 
 
 @pytest.fixture

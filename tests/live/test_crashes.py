@@ -140,7 +140,7 @@ def crash_rounds(cluster: Cluster, dice: random.Random, rounds: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_kill_anything_under_load(cluster: Cluster, dice: random.Random) -> None:
-    crash_rounds(cluster, dice, 12)
+    crash_rounds(cluster, dice, 6)
 
 
 @pytest.mark.soak

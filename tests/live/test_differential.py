@@ -1,46 +1,60 @@
-"""Random operations on a mount, with remounts, and on a local directory: no difference."""
+"""Random sequences of steps on mounts and on a local directory: no difference.
 
-import os
-import random
-import subprocess
-import sys
+While servers are killed and started, the mount is made anew and the kernel's caches are dropped.
+A sequence that fails is cut down to the steps that matter; differential.py says how to run them.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.live.cluster import Cluster
+from tests.live.differential import Stage, sequences
 
-TESTS = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.timeout(900)  # a failing sequence is run many times, to cut it down
+KINDS = pytest.mark.parametrize("kind", ["one", "two"])
 
 
-def compare(folder: Path, dice: random.Random, rounds: int, seconds: float) -> None:
-    """Rounds of operations on the same two trees."""
-    local = folder / "local"
-    local.mkdir()
-    cluster = Cluster(folder)
+def compare(folder: Path, kind: str, count: int, tell: Callable[[str], None]) -> None:
+    """So many sequences; then every replica is right, too."""
+    stage = Stage(folder, kind)
+
+    @hypothesis.settings(
+        max_examples=count,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        report_multiple_bugs=False,
+    )
+    @hypothesis.given(sequences(kind))
+    def same(sequence: list[tuple[str, bool]]) -> None:
+        stage.run(sequence)
+
     try:
-        cluster.start()
-        for _ in range(rounds):
-            where = cluster.mount()
-            words = [dice.getrandbits(32), seconds, where, local]
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "live.differential", *map(str, words)],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds + 60,
-                env={**os.environ, "PYTHONPATH": str(TESTS)},
-            )
-            assert done.returncode == 0, f"seed {words[0]}\n" + done.stderr[-6000:]
-            cluster.unmount(where)
+        same()
+        tell(f"{stage.sequences} sequences, {stage.steps} steps, no difference")
+        stage.rest()
+        whole(stage.cluster)
     finally:
-        cluster.close()
+        stage.close()
 
 
-def test_like_a_local_directory(tmp_path: Path, dice: random.Random) -> None:
-    compare(tmp_path, dice, 4, 6)
+def whole(cluster: Cluster) -> None:
+    """All servers are up; fsck finds nothing."""
+    cluster.wait_serving()
+    done = cluster.command("zdfs", "fsck", "--meta", cluster.meta_port, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+@KINDS
+def test_like_a_local_directory(tmp_path: Path, kind: str, tell: Callable[[str], None]) -> None:
+    compare(tmp_path, kind, {"one": 40, "two": 25}[kind], tell)
 
 
 @pytest.mark.soak
-def test_like_a_local_directory_for_long(tmp_path: Path, dice: random.Random) -> None:
-    compare(tmp_path, dice, 30, 30)
+@pytest.mark.timeout(3600)
+@KINDS
+def test_like_a_local_directory_for_long(
+    tmp_path: Path, kind: str, tell: Callable[[str], None]
+) -> None:
+    compare(tmp_path, kind, 2000, tell)

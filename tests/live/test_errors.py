@@ -1,5 +1,6 @@
 """What can't be done is said in one clear line, with exit status 1 or 2, and changes nothing."""
 
+import concurrent.futures
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import until
-from tests.live.cluster import BIN, Cluster, free_ports
+from tests.live.cluster import BIN, Cluster, free_ports, started
 
 LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:")
 FEW_S = 25.0
@@ -51,11 +52,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster without faults that no test changes."""
-    made = Cluster(tmp_path_factory.mktemp("errors"), 3, faults=False)
-    try:
-        yield made.start()
-    finally:
-        made.close()
+    with started(tmp_path_factory.mktemp("errors"), 3, faults=False) as made:
+        yield made
 
 
 @pytest.fixture
@@ -180,14 +178,19 @@ def test_stores_of_another_role_slot_or_cluster(cluster: Cluster, tmp_path: Path
         other.close()
 
 
-def test_an_empty_metaserver_among_founded_dataservers(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_empty_metaserver_among_dataservers_without_copies(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """With copies it gets everything back (test_copies.py)."""
+    cluster.meta_more = ("--meta-copies", "0")
     cluster.start()
     cluster.kill("meta")
     words = cluster.meta_words()
     words[words.index("--store") + 1] = str(tmp_path / "empty")
     cluster._start("meta", words)
-    until(lambda: "start the metaserver with the store it had" in cluster.log("meta"), 30)
+    until(lambda: "start it with the store it had" in cluster.log("meta"), 30)
     refused([BIN / "zdfs", "where", "/", "--meta", cluster.meta_port], "the store it had")
+    cluster.kill("meta")  # at the end it is started with the store it had
 
 
 def test_a_file_where_a_store_should_be(tmp_path: Path) -> None:
@@ -243,12 +246,21 @@ def test_a_list_that_was_mistyped_at_first_is_forgotten_with_its_server(cluster:
 
 def test_no_metaserver(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    for address in (f"{port}", f"no-such-host.invalid:{port}", f"10.0.0.256:{port}"):
-        wanted = "no metaserver answers", address
-        refused([BIN / "zdfs", "status", "--meta", address], *wanted)
-    for words in (["where", "/f"], ["faults", "skip", free_ports(1)[0], "on"]):
-        refused([BIN / "zdfs", *words, "--meta", port], "no metaserver answers", str(port))
-    refused([BIN / "zdfs-corrupt", port, "/f", 0], "no dataserver answers", str(port))
+    said = "no metaserver answers"
+    cases = [
+        (["zdfs", "status", "--meta", address], said, address)
+        for address in (f"{port}", f"no-such-host.invalid:{port}", f"10.0.0.256:{port}")
+    ]
+    cases += [
+        (["zdfs", *words, "--meta", port], said, f"{port}")
+        for words in (["where", "/f"], ["faults", "skip", free_ports(1)[0], "on"])
+    ]
+    cases += [(["zdfs-corrupt", port, "/f", 0], "no dataserver answers", f"{port}")]
+    with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:  # each waits for a timeout
+        jobs = [pool.submit(refused, [BIN / name, *more], *wanted)
+                for (name, *more), *wanted in cases]  # fmt: skip
+        for job in jobs:
+            job.result()
     before = time.monotonic()
     refused([BIN / "zdfs-mount", tmp_path, port], "no metaserver answers", str(port))
     assert time.monotonic() - before < 20

@@ -156,7 +156,7 @@ def foreign(port: int, dice: random.Random) -> None:
         wire.Judge((name,)),
         wire.Unlink(Ino(1), b"w0"),
         wire.Grant(Ino(1)),
-        wire.Beat(0, (), (), ()),
+        wire.Beat(1, 0, 0, (), (), ()),
         wire.CloseSession(),
     ]
     with dealer(port) as bad:

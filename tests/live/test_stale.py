@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import until
 from tests.live import files
-from tests.live.cluster import Cluster
+from tests.live.cluster import Cluster, started
 
 KIB = 1024
 BLOCK = 4 * KIB
@@ -21,11 +21,8 @@ LATE = 1  # the server that misses things
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Four servers, small blocks."""
-    made = Cluster(tmp_path, 4, block_size=BLOCK)
-    try:
-        yield made.start()
-    finally:
-        made.close()
+    with started(tmp_path, 4, block_size=BLOCK) as made:
+        yield made
 
 
 def skip(cluster: Cluster, switch: str) -> None:
@@ -94,11 +91,6 @@ def never_old(cluster: Cluster, truth: dict[str, bytes], name: str) -> int:
     return right
 
 
-def all_whole(cluster: Cluster, truth: dict[str, bytes]) -> bool:
-    """Every replica of every file is intact."""
-    return all(files.whole(cluster.where(f"/{path}")) for path in truth)
-
-
 def only_the_late_one(cluster: Cluster, truth: dict[str, bytes], name: str) -> int:
     """Read with both other holders of every block dead that has a replica on the late server."""
     others = ["data-0", "data-2"]
@@ -118,12 +110,12 @@ def test_what_it_missed_is_never_read(cluster: Cluster, dice: random.Random) -> 
     cluster.unmount(mount)
     cluster.kill("data-0", "data-2")  # before it is back: from whom could it learn?
     cluster.start_data(LATE)
-    until(lambda: cluster.states()[LATE] == "recovering", 30)
+    until(lambda: cluster.states()[LATE : LATE + 1] == ["recovering"], 30)
     assert never_old(cluster, truth, "while") < len(truth)
     cluster.start_data(0, 2)
     skip(cluster, "off")
     cluster.wait_serving()
-    assert all_whole(cluster, truth)
+    assert files.all_whole(cluster, truth)
     assert only_the_late_one(cluster, truth, "after") == len(truth)
 
 
@@ -134,7 +126,7 @@ def test_skipped_although_it_is_up(cluster: Cluster, dice: random.Random) -> Non
     skip(cluster, "on")
     change(mount, truth, dice)
     skip(cluster, "off")
-    until(lambda: all_whole(cluster, truth), 30)
+    until(lambda: files.all_whole(cluster, truth), 30)
     assert only_the_late_one(cluster, truth, "after") == len(truth)
 
 
@@ -160,11 +152,11 @@ def test_messages_still_queued_for_it(cluster: Cluster, dice: random.Random) -> 
     assert never_old(cluster, truth, "while") == len(truth)
     skip(cluster, "off")
     cluster.wait_serving()
-    until(lambda: all_whole(cluster, truth), 30)
+    until(lambda: files.all_whole(cluster, truth), 30)
     assert only_the_late_one(cluster, truth, "after") == len(truth)
 
 
-@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("running", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_an_older_copy_of_its_store(cluster: Cluster, dice: random.Random, running: bool) -> None:
     mount = cluster.mount()
     truth = fill(mount, dice)
@@ -183,12 +175,12 @@ def test_an_older_copy_of_its_store(cluster: Cluster, dice: random.Random, runni
     shutil.rmtree(store)
     copy.rename(store)
     cluster.start_data(LATE)
-    until(lambda: cluster.states()[LATE] == "recovering", 30)
+    until(lambda: cluster.states()[LATE : LATE + 1] == ["recovering"], 30)
     assert "old" in [event["kind"] for event in cluster.status()["events"]]
     assert never_old(cluster, truth, "while") < len(truth)
     cluster.start_data(0, 2)
     cluster.wait_serving()
-    assert all_whole(cluster, truth)
+    assert files.all_whole(cluster, truth)
     assert only_the_late_one(cluster, truth, "after") == len(truth)
 
 
@@ -239,5 +231,5 @@ def test_garbage_of_a_dead_writer_is_swept(cluster: Cluster, dice: random.Random
     cluster.wait_serving()
     wanted += needed(cluster, ["big"])
     until(lambda: blocks(cluster) == wanted, 60, "the garbage is gone")
-    assert all_whole(cluster, truth)
+    assert files.all_whole(cluster, truth)
     assert never_old(cluster, truth, "after") == len(truth)

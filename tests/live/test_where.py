@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import until
 from tests.live import files
-from tests.live.cluster import Cluster
+from tests.live.cluster import Cluster, started
 from zdfs import checksum
 from zdfs.ids import BlockNo, Ino, Name, Token, Version
 
@@ -24,11 +24,9 @@ TABLE = [
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Three servers, blocks of 8 bytes, a scrub that is too slow to matter."""
-    made = Cluster(tmp_path, 3, block_size=8, more=("--scrub-rate", "1"))
-    try:
-        yield made.start()
-    finally:
-        made.close()
+    with started(tmp_path, 3, block_size=8, more=("--scrub-rate", "1")) as made:
+        made.damaged = "replicas are harmed, and the scrub is too slow to heal them"
+        yield made
 
 
 def arrangement(facts: dict[str, Any]) -> list[dict[int, list[int]]]:

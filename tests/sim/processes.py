@@ -6,18 +6,29 @@ leaves in doubt what the process wrote meanwhile, and nothing else.
 
 import os
 import random
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from errno import EEXIST, ENOENT
+from errno import EEXIST, ENODATA, ENOENT
 
-from tests.world.faults import Nemesis
-from tests.world.mounts import Mount
-from zdfs import limits
+from tests.world.mounts import Died, Mount
+from tests.world.nemesis import Nemesis
+from zdfs import acls, limits, xattrs
 from zdfs.calls import Sleep
-from zdfs.errors import Failure, Fenced, NoSession, Posix, Silent
+from zdfs.errors import Failure, Fenced, NoSession, NoSpace, Posix, Silent
+from zdfs.ranges import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 
 LOG, ROWS, SHARED = b"/log", b"/rows", b"/shared"
 REGION = 40  # bytes: not a divisor of the block, so that neighbours share blocks
+FAMILY = acls.pack(
+    (
+        acls.AclEntry(acls.Tag.USER_OBJ, 7),
+        acls.AclEntry(acls.Tag.USER, 7, 1000),
+        acls.AclEntry(acls.Tag.GROUP_OBJ, 5),
+        acls.AclEntry(acls.Tag.MASK, 7),
+        acls.AclEntry(acls.Tag.OTHER, 0),
+    )
+)
 LEAST = 3  # rounds after the faults have stopped
 
 
@@ -38,7 +49,7 @@ class Process(ABC):
         while last < LEAST:
             last += self.nemesis.stopped
             self.rounds += 1
-            mount = self.random.choice(self.mounts)
+            mount = await self.seat()
             try:
                 await self.round(mount)
                 sure = True
@@ -50,12 +61,33 @@ class Process(ABC):
             self.ended(sure)
             await Sleep(self.random.uniform(0, self.rest_s))
 
+    async def seat(self) -> Mount:
+        """A mount to work on, as soon as it is mounted."""
+        place = self.random.choice(self.places())
+        while not self.mounts[place].ready:
+            await Sleep(0.1)
+        return self.mounts[place]
+
+    def places(self) -> range:
+        """Which mounts it works on."""
+        return range(len(self.mounts))
+
     def expected(self, error: Failure) -> bool:
         """Whether the faults explain it."""
+        faults = self.nemesis.faults
+        if isinstance(error, Died):
+            return faults.mounts > 0
         if isinstance(error, Silent):  # a read gives up when nobody who has the block answers
             recent = self.world.now - self.nemesis.crashed_at < 2 * limits.GIVE_UP_READ_S
-            return self.nemesis.faults.may_fail or (self.nemesis.faults.crashes and recent)
-        return self.nemesis.faults.may_fail and isinstance(error, Fenced | NoSession)
+            return faults.may_end_sessions or (faults.crashes and recent)
+        if isinstance(error, NoSpace):
+            return faults.full > 0
+        return faults.may_end_sessions and isinstance(error, Fenced | NoSession)
+
+    @property
+    def unsure(self) -> bool:
+        """Whether a change may have been made though nobody could say so."""
+        return self.nemesis.faults.may_end_sessions or self.nemesis.faults.mounts > 0
 
     @abstractmethod
     async def round(self, mount: Mount) -> None:
@@ -80,10 +112,9 @@ class Process(ABC):
         """Work on an open file, which is released also when that fails."""
         try:
             await work
-        except Failure:
-            mount.spawn(mount.volume.release(handle))
-            raise
-        mount.spawn(mount.volume.release(handle))
+        finally:
+            if not mount.dead:
+                mount.spawn(mount.volume.release(handle))
 
 
 def content(mount: Mount, path: bytes) -> bytes:
@@ -121,7 +152,7 @@ class Owner(Process):
         for _ in range(self.random.randint(1, 4)):
             found = bytes(await mount.call(volume.read(handle, REGION, self.low)))
             self._look(found, f"on {mount.address}")
-            await self._write(mount, handle)
+            await self.random.choice([self._write, self._write, self._clear])(mount, handle)
             await self.pause(0.5, 0.8)
         if self.random.random() < 0.3:
             await mount.call(volume.fsync(handle))
@@ -142,6 +173,22 @@ class Owner(Process):
         found = bytes(await mount.call(mount.volume.read(handle, len(data), offset)))
         if file.losses == losses:
             assert found == data, f"{self.name}: wrote {value}, read back {found!r}"
+
+    async def _clear(self, mount: Mount, handle: int) -> None:
+        """Punch a hole, at its ends in blocks of its neighbours, or zero the range."""
+        first = self.random.randrange(REGION)
+        end = self.random.randint(first + 1, REGION)
+        mode = self.random.choice([PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE])
+        self.say(mount, f"clears {self.low + first}..{self.low + end} by {mode:#x}")
+        for at in range(first, end):
+            self.may[at] = self.may[at] | {0}
+        file = mount.volume.handles[handle].file
+        losses, offset = file.losses, self.low + first
+        await mount.call(mount.volume.fallocate(handle, mode, offset, end - first))
+        self.written |= dict.fromkeys(range(first, end), 0)
+        found = bytes(await mount.call(mount.volume.read(handle, end - first, offset)))
+        if file.losses == losses:
+            assert not any(found), f"{self.name}: cleared, read back {found!r}"
 
     def ended(self, sure: bool) -> None:
         """What was closed replaces what was before."""
@@ -227,6 +274,47 @@ class Rewriter(Process):
         assert 0 not in found
 
 
+class Labeller(Process):
+    """Gives a file of its own attributes, and a directory a default list, and takes them away."""
+
+    rest_s = 1.0
+
+    def expected(self, error: Failure) -> bool:
+        """A session that died leaves it open whether a change was made."""
+        told = isinstance(error, Posix) and error.number in (EEXIST, ENODATA)
+        return super().expected(error) or (told and self.unsure)
+
+    async def round(self, mount: Mount) -> None:
+        """What was set is there at once, also if its absence was just asked for; and then gone."""
+        call, volume = mount.call, mount.volume
+        path = f"/{self.name}.{self.rounds}".encode()
+        await call(volume.make(path, stat.S_IFDIR | 0o700, 0, 0, umask=0o077))
+        for name in (b"user.a", b"user.b"):
+            await self._lacks(mount, path, name)
+            await call(volume.setxattr(path, name, path, xattrs.CREATE))
+            assert await call(volume.getxattr(path, name)) == path
+            await self.pause(0.3, 0.8)
+        assert await call(volume.listxattr(path)) == [b"user.a", b"user.b"]
+        await call(volume.removexattr(path, b"user.a"))
+        await self._lacks(mount, path, b"user.a")
+        await self._lacks(mount, path, b"security.capability")
+        await call(volume.setxattr(path, acls.DEFAULT, FAMILY, 0))
+        below = path + b"/file"
+        await call(volume.make(below, stat.S_IFREG | 0o664, 0, 0, umask=0o777))
+        assert (await call(volume.lookup(below))).mode == stat.S_IFREG | 0o660
+        mask = acls.unpack(await call(volume.getxattr(below, acls.ACCESS)))[3]
+        assert mask == (acls.Tag.MASK, 0o6, acls.NO_ID), mask
+        self.say(mount, f"labelled {path!r}")
+
+    async def _lacks(self, mount: Mount, path: bytes, name: bytes) -> None:
+        try:
+            found = await mount.call(mount.volume.getxattr(path, name))
+        except Posix as error:
+            assert error.number == ENODATA, error
+        else:
+            raise AssertionError(f"{path!r} has {name!r}: {found!r}")
+
+
 class Watcher(Process):
     """Reads what the rewriter writes: no zero was ever in it."""
 
@@ -251,8 +339,8 @@ class Namer(Process):
 
     def expected(self, error: Failure) -> bool:
         """A session that died leaves it open whether a change was made."""
-        unsure = isinstance(error, Posix) and error.number in (EEXIST, ENOENT)
-        return super().expected(error) or (unsure and self.nemesis.faults.may_fail)
+        told = isinstance(error, Posix) and error.number in (EEXIST, ENOENT)
+        return super().expected(error) or (told and self.unsure)
 
     async def round(self, mount: Mount) -> None:
         """One file's life."""

@@ -5,15 +5,18 @@ A failing seed prints its story; `pytest --seed N` draws the same ones again.
 
 import os
 import random
+from errno import ENXIO
 
 import pytest
 
 from tests.world.cluster import Cluster
-from tests.world.faults import Faults, Nemesis
+from tests.world.faults import Faults
+from tests.world.nemesis import Nemesis
 from tests.world.world import World, told
 from zdfs.errors import Posix
+from zdfs.ranges import KEEP_SIZE, MODES
 
-SEEDS = 12
+SEEDS = 6
 STEPS = 80
 KINDS = ("calm", "lossy", "crashing")
 
@@ -28,7 +31,7 @@ class Life:
         self.cluster = Cluster(self.world)
         self.cluster.mount()
         self.files: dict[bytes, bytes] = {}
-        faults = Faults(crashes=kind == "crashing", lost_disks=0.3, every_s=4.0)
+        faults = Faults(powers=kind == "crashing", lost_disks=0.3, every_s=4.0)
         self.nemesis = Nemesis(self.cluster, faults, seed + 2)
         self.nemesis.start()
 
@@ -43,7 +46,7 @@ class Life:
         names = [b"/a", b"/b", b"/c", b"/d"]
         name = self.random.choice(names)
         doing = self.random.choice(
-            [self.write, self.write, self.read, self.cut, self.go, self.move]
+            [self.write, self.write, self.read, self.cut, self.go, self.move, self.clear, self.copy]
         )
         self.world.say(f"{doing.__name__} {name.decode()}")
         doing(name)
@@ -96,6 +99,68 @@ class Life:
             size = self.random.randint(0, len(self.files[name]) + 100)
             self.cluster.do(self.cluster.volume.truncate(name, None, size))
             self.files[name] = self.files[name][:size].ljust(size, b"\0")
+
+    def clear(self, name: bytes) -> None:
+        """fallocate: punched, zeroed or longer, over what is not flushed yet; then the holes."""
+        if name not in self.files:
+            return
+        do, volume = self.cluster.do, self.cluster.volume
+        handle, _ = do(volume.open(name, os.O_RDWR))
+        content = bytearray(self.files[name])
+        if self.random.random() < 0.7:
+            at, data = self.random.randint(0, len(content)), self.random.randbytes(150)
+            assert do(volume.write(handle, data, at)) == len(data)
+            content[at : at + len(data)] = data
+        mode = self.random.choice(MODES)
+        low, length = self.random.randint(0, len(content) + 20), self.random.randint(1, 300)
+        do(volume.fallocate(handle, mode, low, length))
+        if not mode & KEEP_SIZE:
+            content.extend(bytes(max(0, low + length - len(content))))
+        if mode & ~KEEP_SIZE:
+            high = min(low + length, len(content))
+            content[low:high] = bytes(max(0, high - low))
+        assert bytes(do(volume.read(handle, len(content) + 9, 0))) == content
+        self._look_for_holes(handle, content)
+        do(volume.flush(handle))
+        do(volume.release(handle))
+        self.files[name] = bytes(content)
+
+    def _look_for_holes(self, handle: int, content: bytearray) -> None:
+        """What isn't zero is data; data and holes follow one another up to the end."""
+        do, volume = self.cluster.do, self.cluster.volume
+        at = 0
+        while at < len(content):
+            try:
+                data = do(volume.lseek(handle, at, os.SEEK_DATA))
+            except Posix as error:
+                assert error.number == ENXIO
+                data = len(content)
+            assert not any(content[at:data]), "bytes in what is said to be a hole"
+            at = data
+            if at < len(content):
+                at = do(volume.lseek(handle, data, os.SEEK_HOLE))
+                assert data < at <= len(content)
+
+    def copy(self, name: bytes) -> None:
+        """copy_file_range onto another file, over what is there."""
+        source = self.random.choice(sorted(self.files) or [b""])
+        if name not in self.files or source == name:
+            return
+        do, volume = self.cluster.do, self.cluster.volume
+        old, content = self.files[source], bytearray(self.files[name])
+        low, at = self.random.randint(0, len(old) + 5), self.random.randint(0, len(content) + 50)
+        length = self.random.randint(0, 300)
+        into, _ = do(volume.open(name, os.O_WRONLY))
+        of, _ = do(volume.open(source, os.O_RDONLY))
+        piece = old[low : low + length]
+        assert do(volume.copy_file_range(of, low, into, at, length)) == len(piece)
+        if piece:
+            content.extend(bytes(max(0, at - len(content))))
+            content[at : at + len(piece)] = piece
+        do(volume.flush(into))
+        for handle in (of, into):
+            do(volume.release(handle))
+        self.files[name] = bytes(content)
 
     def go(self, name: bytes) -> None:
         """unlink: done exactly once, whatever was lost on the way."""

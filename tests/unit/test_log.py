@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zdfs import checksum, limits, schema
+from zdfs import checksum, limits, schema, segments
 from zdfs.blockstore import LogStore
 from zdfs.errors import Damaged, StartError, StoreError
 from zdfs.ids import BlockNo, Epoch, Ino, Name, Round, Slot, Token, Version
@@ -60,7 +60,7 @@ def copy(source: Path, target: Path) -> Path:
 
 def kill(store: LogStore) -> None:
     """End without a checkpoint or a sync of what was not ended."""
-    store._abandon()
+    store.abandon()
 
 
 def test_a_torn_tail_is_cut_at_every_byte(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_newer_format_is_refused_untouched(tmp_path: Path) -> None:
     path = segment_path(tmp_path / "d", number)
     data = bytearray(path.read_bytes())
     data[8:12] = (schema.DATA_FORMAT + 1).to_bytes(4, "big")
-    head = bytes(data[: schema._SEGMENT.size])
+    head = bytes(data[: segments._SEGMENT.size])
     data[len(head) : len(head) + 4] = checksum.crc32c(head).to_bytes(4, "big")
     path.write_bytes(data)
     with pytest.raises(StartError, match="release"):

@@ -135,7 +135,7 @@ ROOTED, DIRECTORY, BELOW, FILE, SYMLINK, ORPHAN = (Ino(number) for number in ran
     ("ino", "fields", "text"),
     [
         (FILE, {"nlink": 3}, "has 2 names where it counts 3"),
-        (FILE, {"nlink": 0}, "it is no orphan"),
+        (FILE, {"nlink": 0}, "has 2 names where it counts 0"),
         (FILE, {"stored": 1}, "counts 1 bytes stored, its map 24"),
         (FILE, {"size": 8}, "beyond the end of the file"),
         (FILE, {"token": Token(8)}, "never granted"),
@@ -151,7 +151,6 @@ ROOTED, DIRECTORY, BELOW, FILE, SYMLINK, ORPHAN = (Ino(number) for number in ran
         (SYMLINK, {"size": 4}, "not its target's"),
         (FILE, {"target": b"x"}, "no symlink"),
         (SYMLINK, {"stored": 4}, "no regular file"),
-        (SYMLINK, {"parent": ROOT}, "no directory"),
         (ORPHAN, {"nlink": 1}, "is called an orphan and is none"),
         (ROOTED, {"parent": DIRECTORY}, "the root is no root"),
     ],

@@ -82,6 +82,22 @@ def test_silence_ends_a_session(sessions: Sessions) -> None:
     assert sessions.silent(100.5 + limits.SESSION_S) == [TWO]
 
 
+def test_a_mount_that_hears_nothing_has_ended_although_it_speaks(sessions: Sessions) -> None:
+    """What can't be recalled would keep others waiting for ever."""
+    for second in range(1, 30):
+        sessions.beaten(ONE, number=second, heard=second - 1, now=100.0 + second)
+        sessions.beaten(TWO, number=second, heard=3, now=100.0 + second)
+    deaf_since = 100.0 + 3 + limits.DEAF_BEATS
+    assert sessions.silent(deaf_since + limits.SESSION_S) == []
+    assert sessions.silent(deaf_since + limits.SESSION_S + 0.5) == [TWO]
+
+
+def test_a_late_heartbeat_is_no_news(sessions: Sessions) -> None:
+    assert sessions.beaten(ONE, 2, 0, 102.0)
+    assert not sessions.beaten(ONE, 1, 0, 103.0)
+    assert sessions.beaten(ONE, 3, 2, 104.0)
+
+
 def test_a_nonce_finds_its_mount(sessions: Sessions) -> None:
     found = sessions.by_nonce(bytes([TWO]) * 16)
     assert found is not None and found.session == TWO
@@ -142,3 +158,12 @@ def test_recalls_are_repeated_until_the_grant_is_back(sessions: Sessions) -> Non
     assert sessions.recalls(TWO) == ()
     sessions.free(INO)
     assert sessions.recalls(ONE) == () and isinstance(held.freed, Condition)
+
+
+def test_who_has_a_file_open(sessions: Sessions) -> None:
+    """What has no name opens only where it is open."""
+    sessions.opened(ONE, INO, 1)
+    assert sessions.has_open(ONE, INO) and not sessions.has_open(ONE, Ino(INO + 1))
+    assert not sessions.has_open(TWO, INO) and not sessions.has_open(Session(9), INO)
+    sessions.closed(ONE, INO, 1)
+    assert not sessions.has_open(ONE, INO)

@@ -167,7 +167,7 @@ HOSTILE = {
     "a giant frame": [VALID[0], bytes(limits.FRAME_BYTES + 1)],
     "a giant message": [VALID[0]] + [bytes(limits.FRAME_BYTES)] * 9,
     "blocks that nobody asked for": [VALID[0], b"block"],
-    "a newer protocol": [head(5, protocol=2)],
+    "a newer protocol": [head(5, protocol=wire.PROTOCOL + 1)],
     "a protocol that is true": [head(5, protocol=True)],
     "no such operation": [head(5, operation=65535)],
     "an operation that is a list": [head(5, operation=[1])],
@@ -209,7 +209,8 @@ def test_our_own_head_is_checked_before_it_leaves() -> None:
 
 def test_the_largest_messages_fit() -> None:
     """Bounds of single fields add up: the fullest page of each kind is below HEAD_BYTES."""
-    attributes = wire.Attributes(*[2**32 - 1] * 6, *[2**63 - 1] * 7, 2**64 - 1)  # type: ignore
+    numbers = *[2**32 - 1] * 6, *[2**63 - 1] * 7, 2**64 - 1, 2**64 - 1
+    attributes = wire.Attributes(*numbers)  # type: ignore[arg-type]
     some = min(limits.LISTING_ENTRIES, limits.LISTING_BYTES // limits.NAME_BYTES)
     entry = wire.Entry(b"n" * limits.NAME_BYTES, attributes)
     frames = wire.encode_reply(REPLY_HEAD, wire.Listing((entry,) * some, True, Ino(1)))

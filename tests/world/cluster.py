@@ -6,41 +6,57 @@ from typing import Any
 
 from tests.world.mounts import Mount
 from tests.world.servers import Server
-from tests.world.stores import MemoryBlockStore, MemoryMetaStore
+from tests.world.stores import MemoryDisks
 from tests.world.world import World
-from zdfs import metacheck
+from zdfs import fsck, limits, metacheck
 from zdfs.cache import Blocks
 from zdfs.calls import Trap
+from zdfs.copied import CopiedStore
+from zdfs.errors import Failure
 from zdfs.data import Data
+from zdfs.findings import GARBAGE, text
 from zdfs.ids import Slot
 from zdfs.ledger import Ledger
 from zdfs.meta import Meta
-from zdfs.ports import Room
+from zdfs.ports import Room, RoundStore
+from zdfs.succession import succeed
 from zdfs.wire import State
 
 META = "meta:1"
+SWEPT_S = 90.0  # virtual: each server has scrubbed what it holds, and swept
 
 
 class Cluster:
     """A metaserver, dataservers and mounts in a world."""
 
-    def __init__(self, world: World, servers: int = 4, block_bytes: int = 64, mounts: int = 1):
-        self.world = world
+    def __init__(
+        self, world: World, servers: int = 4, block_bytes: int = 64, mounts: int = 1,
+        session_s: float = limits.SESSION_S, meta_copies: int = limits.META_COPIES,
+        disks: Any = None, cache_s: float = limits.CACHE_S,
+    ):  # fmt: skip
+        """`disks` makes the stores: in memory, unless told otherwise.  `cache_s`: how old names and
+        attributes may be that a mount shows."""
+        self.world, self.disks = world, disks or MemoryDisks()
         ring = tuple(f"data:{index}" for index in range(servers))
         uuids = itertools.count(1)
 
-        def meta(store: Any) -> Room:
-            return Meta(Ledger(store, next(uuids).to_bytes(16, "big")), block_bytes, faults=True)
+        def found(ledger: Ledger) -> Meta:
+            return Meta(ledger, block_bytes, True, session_s, meta_copies)
 
-        self.meta = Server(world, META, MemoryMetaStore(), meta)
+        def meta(store: Any, last: Room | None) -> tuple[Room, RoundStore]:
+            live = CopiedStore(store) if last is None else self.meta.live
+            assert isinstance(live, CopiedStore)
+            return succeed(live, next(uuids).to_bytes(16, "big"), last, found), live
+
+        self.meta = Server(world, META, self.disks.meta_store(), meta)
         self.data = [self._dataserver(Slot(slot), ring) for slot in range(servers)]
-        self.mounts = [Mount(world, name, META) for name in "ABCDEF"[:mounts]]
+        self.mounts = [Mount(world, name, META, cache_s) for name in "ABCDEF"[:mounts]]
 
     def _dataserver(self, slot: Slot, ring: tuple[str, ...]) -> Server:
-        def data(store: Any) -> Room:
-            return Data(store, slot, ring, META, faults=True)
+        def data(store: Any, last: Room | None) -> tuple[Room, RoundStore]:
+            return Data(store, slot, ring, META, faults=True, copy=store.copy), store
 
-        return Server(self.world, ring[slot], MemoryBlockStore(slot, lazy_sync=True), data)
+        return Server(self.world, ring[slot], self.disks.block_store(slot), data)
 
     @property
     def volume(self) -> Any:
@@ -56,6 +72,21 @@ class Cluster:
         for one in self.mounts:
             one.mount()
 
+    def remount(self, gone: Mount) -> None:
+        """A new mount where one was killed; it is ready when its session is open."""
+        new = Mount(self.world, gone.address, META, gone.cache_s)
+        new.clock = gone.clock
+        self.mounts[self.mounts.index(gone)] = new
+        self.world.say(f"{new.address} mounts again")
+
+        def done(_: object, error: Failure | None) -> None:
+            if error and not new.dead:  # as the command would: it says why, and ends
+                self.world.say(f"{new.address} can't mount: {error}")
+                new.kill()
+                self.world.after(1.0, lambda: self.remount(new))
+
+        new.spawn(new.start(), done)
+
     def restart(self) -> None:
         """Whatever was killed comes back."""
         for server in (self.meta, *self.data):
@@ -66,24 +97,44 @@ class Cluster:
         meta = self.meta.room
         if not isinstance(meta, Meta) or not all(map(_serves, self.data)):
             return False
-        return all(m.state is State.SERVING for m in meta.members.map.members) and all(
-            one.reconciled == one.reconcile for one in meta.ledger.servers.values()
+        copying = meta.members.copying
+        return (
+            all(m.state is State.SERVING for m in meta.members.map.members)
+            and all(one.reconciled == one.reconcile for one in meta.ledger.servers.values())
+            and (copying is None or copying.complete())
         )
 
+    def rest(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.world.now + seconds
+        self.world.after(seconds, lambda: None)
+        self.world.run(lambda: self.world.now >= end, seconds + 1)
+
     def heal(self) -> None:
-        """Wait until all is well; what mounts read from now on comes from the servers."""
-        self.world.run(self.whole, 300)
+        """Wait until all is well: within five minutes, or it fails.  What mounts read from now on
+        comes from the servers."""
+        self.world.run(lambda: self.whole() and all(one.ready for one in self.mounts), 300)
         for one in self.mounts:
             one.volume.reader.blocks = Blocks()
 
-    def check(self) -> None:
-        """Every block stands intact on its three servers; the metadata is whole."""
+    def check(self, rotten: bool = False) -> None:
+        """The metadata is whole; every block stands intact on its three servers, and nothing else
+        does, as soon as each of them has looked through what it holds.  `rotten`: bits of blocks
+        were flipped, or an index lost some, and the first scrub after it may still find them."""
+        passing = GARBAGE | {"damaged", "missing"} if rotten else GARBAGE
         with self.meta.store.read() as read:
             assert metacheck.whole(read) == []
+        end = self.world.now + SWEPT_S
+        report = self.mounts[0].do(fsck.check(META))
+        while report.status and not report.unfinished and self.world.now < end:
+            assert not set(report.counts) - passing, text(report)
+            self.rest(5.0)
+            report = self.mounts[0].do(fsck.check(META))
+        assert report.status == 0, text(report)
         for server in self.data:
             assert isinstance(server.room, Data)
             missing = server.do(server.room.healer._survey(), 60)
-            assert missing == 0, f"{server.address} misses {missing} blocks"
+            assert missing.blocks == 0, f"{server.address} misses {missing.blocks} blocks"
 
 
 def _serves(server: Server) -> bool:

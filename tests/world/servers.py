@@ -5,38 +5,73 @@ from typing import Any
 
 from tests.world.world import Frames, Node, Task, World
 from zdfs import wire
-from zdfs.errors import Failure
-from zdfs.ports import Caller, Room
+from zdfs.errors import Failure, StoreError
+from zdfs.ids import Round
+from zdfs.ports import Caller, Room, RoundStore
+
+Make = Callable[[Any, Room | None], tuple[Room, RoundStore]]  # from its store, and who was before
 
 
 class Server(Node):
     """What `broker` does, without sockets."""
 
-    def __init__(self, world: World, address: str, store: Any, make: Callable[[Any], Room]):
+    def __init__(self, world: World, address: str, store: Any, make: Make):
         super().__init__(world, address)
         self.store, self.make = store, make
+        self.live: RoundStore = store  # what the room writes to
         self.room: Room | None = None
         self.running: dict[tuple[int, int, int], list[Callable[[Frames], None]]] = {}
-        self.waiting: list[tuple[int, Callable[[], None]]] = []
+        self.waiting: list[tuple[int, bool, bool, Callable[[], None]]] = []
+        self.die: Callable[[], None] = self.crash
+        self.stopped: Callable[[], None] = lambda: None  # its store failed: told to who watches
         world.nodes[address] = self
         self.boot()
 
     def boot(self) -> None:
         """Start; runs the room's tasks."""
-        self.room = self.make(self.store)
+        self.room, self.live = self.make(self.store, None)
+        for _, coroutine in self.room.tasks():
+            self.spawn(coroutine)
+
+    def _succeed(self) -> None:
+        """The room has ended: the next one takes over, in the same process."""
+        assert self.room is not None
+        self._clear()
+        self.world.say(f"{self.address}: another room takes over")
+        self.room, self.live = self.make(self.store, self.room)
         for _, coroutine in self.room.tasks():
             self.spawn(coroutine)
 
     def crash(self) -> None:
-        """kill -9, and the power with it: what was not synced is gone."""
-        self.world.say(f"{self.address} crashes")
+        """The power goes: what was not synced is gone, or some of it."""
+        self.world.say(f"{self.address} loses its power")
+        self._end()
+        self.store = self.store.crash(self.world.random)
+
+    def kill(self) -> None:
+        """kill -9: what was written is there."""
+        self.world.say(f"{self.address} is killed")
+        self._end()
+        self.store = self.store.kill()
+
+    def failed(self, error: StoreError) -> None:
+        """The node says so and stops; nothing that waits is sent."""
+        self.world.say(f"{self.address} stops: {error}")
+        self._end()
+        self.store = self.store.kill()
+        self.stopped()
+
+    def _end(self) -> None:
+        self._clear()
+        self.room = None
+        self.doom = None
+
+    def _clear(self) -> None:
         for task in self.tasks:
-            task.turn += 1
+            task.end()
         self.tasks.clear()
         self.running.clear()
         self.waiting.clear()
-        self.room = None
-        self.store = self.store.crash()
 
     def restart(self) -> None:
         """The same command line again."""
@@ -84,34 +119,55 @@ class Server(Node):
         """Answer the newest sender, once the round is synced."""
         assert self.room is not None
         answered = wire.ReplyHead(
-            *head[:3], message.operation, self.room.incarnation, self.store.synced
+            *head[:3], message.operation, self.room.incarnation, self.live.synced
         )
         packed = [bytes(frame) for frame in wire.encode_reply(answered, answer)]
-        needed = self.store.round if self.store.dirty else max(0, self.store.round - 1)
+        needed = self.live.round if self.live.dirty else Round(max(0, self.live.round - 1))
+        synced, change = answer.durability is wire.Durability.SYNCED, head.slot != wire.NO_SLOT
+        if synced:
+            self.live.promise(needed)
         for sender in self.running.pop((head.session, head.slot, head.sequence)):
-            self.waiting.append((needed, self._sending(sender, packed)))
+            self.waiting.append((needed, synced, change, self._sending(sender, packed)))
 
     def _sending(self, to: Callable[[Frames], None], packed: Frames) -> Callable[[], None]:
-        return lambda: self.world.send(lambda: to(packed))
+        return lambda: to(packed)
 
     def settle(self) -> None:
         """End the round, let replies go."""
         if self.room is None:
             return
-        if self.store.dirty:
-            self.store.end_round()
+        try:
+            if self.room.ended:
+                self._succeed()
+            if self.live.dirty:
+                self.live.end_round()
+        except StoreError as error:
+            self.failed(error)
+            return
         if getattr(self.store, "lazy_sync", False) and self.store.synced < self.store.round - 1:
-            self.world.after(self.world.random.expovariate(1 / 0.004), self._sync)
-        ready = [act for needed, act in self.waiting if needed <= self.store.synced]
-        self.waiting = [one for one in self.waiting if one[0] > self.store.synced]
-        for act in ready:
-            act()
+            self.world.after(self.world.random.expovariate(1 / self.world.sync_s), self._sync)
+        before, self.waiting = self.waiting, []
+        for one in before:
+            needed, synced, change, act = one
+            if needed <= self.live.safe(synced, change):
+                act()
+            else:
+                self.waiting.append(one)
         pushes, self.room.pushes[:] = list(self.room.pushes), []
         for _, session, push in pushes:
             self.world.push(self.address, session, push)
 
+    def catch_up(self) -> None:
+        """All that was written is on the disk."""
+        if getattr(self.store, "lazy_sync", False):
+            self._sync()
+
     def _sync(self) -> None:
         """The disk has caught up."""
-        if self.room is not None and self.store.synced < self.store.round - 1:
+        if self.room is None or self.store.synced >= self.store.round - 1:
+            return
+        try:
             self.store.sync()
-            self.settle()
+        except StoreError as error:
+            self.failed(error)
+        self.settle()

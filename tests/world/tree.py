@@ -7,13 +7,13 @@ from dataclasses import replace
 from itertools import count
 
 from tests.world.memory import Memory
-from zdfs import blockmap, extents, metacheck, namespace
+from zdfs import blockmap, extents, holes, metacheck, namespace
 from zdfs.blockmap import Dropped, MapEntry
 from zdfs.checksum import Seal
 from zdfs.ids import ROOT, BlockNo, Epoch, Ino, PageNo, Slot, Token, Version
 from zdfs.namespace import Newborn
 from zdfs.tables import Tables, View
-from zdfs.wire import Attributes, Commit
+from zdfs.wire import Attributes, Commit, Punch
 
 BLOCK = 8
 
@@ -104,6 +104,12 @@ class Tree:
             return extents.truncate(
                 tables, self.now_ns, ino, inode.token, inode.number + 1, size, BLOCK, self.next_drop
             )[1]
+
+    def punch(self, ino: Ino, offset: int, length: int, size: int = 0) -> list[Dropped]:
+        inode = self.view().inode(ino)
+        request = Punch(ino, inode.token, inode.number + 1, offset, length, size)
+        with self.change() as tables:
+            return holes.punch(tables, self.now_ns, request, BLOCK, self.next_drop)[1]
 
     def reap(self, ino: Ino, most_pages: int = 1) -> int:
         """Let go of an orphan: how many slices that took."""

@@ -1,16 +1,15 @@
 """A whole cluster in one process: virtual time, a network and crashes drawn from a seed.
 
 The production rooms (`Meta`, `Data`, `Volume`) run here unchanged; only the driver and the stores
-are the world's.  What it may do to them, and what they promise under it:
+are the world's.  What may happen to them, how often, and what they promise under it is a table:
+`faults.MODEL`.
 
-    a message is delayed, lost or doubled (both ways)    nothing is applied twice, nothing is lost
-    two nodes don't hear one another, or one way only    the same; a session may die of it, and says
-    a server is killed at any of its awaits, restarted   what was acknowledged is there
-    a store loses what was not synced                    nothing that was acknowledged depends on it
-
-    world     time, network, tasks       mounts    a mount: a session, a volume, its callers
-    servers   a server, as `broker`      cluster   one metaserver, its dataservers, its mounts
-                                         faults    what happens to them
+    world     time, tasks                faults    the fault model, and which faults a life has
+    network   when a message arrives     nemesis   strikes, as drawn from the seed
+    clocks    a node's own time          stores    both stores in memory
+    servers   a server, as `broker`      platter   a directory whose power can be cut: real stores
+    mounts    a mount, its callers       linear    can a history have happened one by one?
+    cluster   one metaserver, its dataservers, its mounts
 
 Time passes only when nothing can run.  The same seed gives the same story.
 """
@@ -18,16 +17,22 @@ Time passes only when nothing can run.  The same seed gives the same story.
 import contextlib
 import functools
 import heapq
+import inspect
 import itertools
 import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+from tests.world.clocks import Clock
+from tests.world.network import Link, Network
 from zdfs import wire
 from zdfs.calls import Ask, CallAll, Now, Sleep, Spawn, Trap, Wait
-from zdfs.errors import Failure, Unreachable
+from zdfs.errors import Failure, StoreError, Unreachable
 from zdfs.ids import Incarnation, Session
 
+SYNCS_S = (0.004, 0.004, 0.05, 0.3)  # means of a disk's sync, one a life: rounds wait for it
+TICK_S = 1e-9  # the shortest time: below a float's grain, `now` would never move on
+WORDS = 300  # characters of a message in a story
 Frames = Sequence[Any]
 Done = Callable[[Any, Failure | None], None]
 
@@ -38,7 +43,10 @@ class Node:
     def __init__(self, world: "World", address: str):
         self.world, self.address = world, address
         self.session = Session(0)
+        self.incarnation = Incarnation(0)  # of the metaserver, as far as it knows
         self.tasks: set[Task] = set()
+        self.clock = Clock()
+        self.doom: int | None = None  # so many steps from now it dies
 
     def alive(self, task: "Task") -> bool:
         """Whether the task belongs to this life of the node."""
@@ -46,6 +54,21 @@ class Node:
 
     def settle(self) -> None:
         """Something ran here."""
+
+    def die(self) -> None:
+        """The doom has come."""
+
+    def failed(self, error: StoreError) -> None:
+        """The store under this node has failed."""
+        raise error
+
+    def stepping(self) -> None:
+        """A task is about to be resumed: perhaps the last thing that happens here."""
+        if self.doom is not None:
+            self.doom -= 1
+            if self.doom <= 0:
+                self.doom = None
+                self.die()
 
     def request(self, frames: Frames, back: Callable[[Frames], None]) -> None:
         """What arrives; nobody answers unless a server runs here."""
@@ -77,6 +100,13 @@ class Task:
     def __init__(self, coroutine: Coroutine[Trap, Any, Any], node: Node, done: Done):
         self.coroutine, self.node, self.done = coroutine, node, done
         self.turn = 0
+        self.number = next(node.world.births)
+
+    def end(self) -> None:
+        """Its node is gone: it is never resumed, nor begun."""
+        self.turn += 1
+        if inspect.getcoroutinestate(self.coroutine) == inspect.CORO_CREATED:
+            self.coroutine.close()
 
 
 class World:
@@ -84,22 +114,30 @@ class World:
 
     def __init__(self, seed: int, loss: float = 0.0, doubling: float = 0.0):
         self.random = random.Random(seed)
-        self.loss, self.doubling = loss, doubling
-        self.now = 1000.0
+        self.network = Network(self.random, loss, doubling)
+        self.sync_s = self.random.choice(SYNCS_S)
+        self.now = self.began = 1000.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self.nodes: dict[str, Node] = {}
         self.story: list[str] = []
         self.numbers = itertools.count(1)
-        self.cuts: set[tuple[str, str]] = set()  # what the first says does not reach the second
+        self.births = itertools.count()  # of tasks
+        self.wordy = False  # each message is a line of the story, too
+
+    @property
+    def cuts(self) -> set[Link]:
+        """What the first says does not reach the second."""
+        return self.network.cuts
 
     def say(self, text: str) -> None:
         """A line of the story."""
-        self.story.append(f"{self.now:10.4f}  {text}")
+        self.story.append(f"{self.now - self.began:10.4f}  {text}")
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Do it later."""
-        heapq.heappush(self._heap, (self.now + seconds, next(self._order), act))
+        moment = self.now + (max(seconds, TICK_S) if seconds > 0 else 0)
+        heapq.heappush(self._heap, (moment, next(self._order), act))
 
     def run(self, done: Callable[[], bool], deadline_s: float) -> None:
         """Let time pass until `done`; fails when virtual `deadline_s` have gone by."""
@@ -111,42 +149,59 @@ class World:
 
     # --- the network ---------------------------------------------------------------------------
 
-    def send(self, act: Callable[[], None]) -> None:
+    def send(self, link: Link, act: Callable[[], None], what: object = None) -> None:
         """Deliver a message: some time, once; or never; or twice."""
-        if self.random.random() < self.loss:
-            return
-        self.after(self.random.expovariate(1 / 0.0005), act)
-        if self.random.random() < self.doubling:  # the second one may be late by seconds
-            self.after(self.random.expovariate(1 / self.random.choice([0.001, 0.1, 2.0])), act)
+        arrivals = self.network.arrivals(self.now, link)
+        if self.wordy and what is not None:
+            how = "".join(f" +{seconds:.4f}" for seconds in arrivals) or " lost"
+            self.say(f"  {link[0]} -> {link[1]}  {str(what)[:WORDS]}{how}")
+
+        def arrive() -> None:
+            if self.network.passes(link):
+                act()
+
+        for seconds in arrivals:
+            self.after(seconds, arrive)
 
     def push(self, source: str, session: Session, message: wire.Reply) -> None:
         """Send to a mount what it has not asked for."""
         for node in list(self.nodes.values()):
-            if node.session == session != 0 and (source, node.address) not in self.cuts:
-                self.send(functools.partial(node.push, session, message))
+            if node.session == session != 0:
+                act = functools.partial(node.push, session, message)
+                self.send((source, node.address), act, message)
 
     def ask(self, source: str, ask: Ask, session: Session, answer: Callable[[Any], None]) -> None:
         """Send a request; `answer` gets each reply that arrives."""
         slot, sequence = ask.slot or (wire.NO_SLOT, next(self.numbers))
-        head = wire.RequestHead(session, slot, sequence, int(ask.timeout_s * 1000), Incarnation(0))
+        asking = self.nodes.get(source)
+        knows = asking.incarnation if asking else Incarnation(0)
+        head = wire.RequestHead(session, slot, sequence, int(ask.timeout_s * 1000), knows)
         frames = [bytes(frame) for frame in wire.encode_request(head, ask.request)]
 
         def back(reply: Frames) -> None:
-            if (ask.peer, source) not in self.cuts:
-                _, message = wire.decode_reply(reply)
+            said, message = wire.decode_reply(reply)
+
+            def arrive() -> None:
+                if asking:
+                    asking.incarnation = max(asking.incarnation, said.incarnation)
                 answer(wire.judged(ask.request, message))
 
+            self.send((ask.peer, source), arrive, message)
+
         def arrive() -> None:
-            if (source, ask.peer) not in self.cuts and ask.peer in self.nodes:
+            if ask.peer in self.nodes:
                 self.nodes[ask.peer].request(frames, back)
 
-        self.send(arrive)
+        self.send((source, ask.peer), arrive, ask.request)
 
     # --- driving -------------------------------------------------------------------------------
 
     def step(self, task: Task, value: Any, error: Failure | None) -> None:
         """Resume until it parks or ends."""
+        if task.node.alive(task):
+            task.node.stepping()
         if not task.node.alive(task):
+            task.end()
             return
         task.turn += 1
         while True:
@@ -158,9 +213,13 @@ class World:
             except Failure as failure:
                 self._end(task, None, failure)
                 return
+            except StoreError as failure:
+                task.node.failed(failure)
+                return
             value, error = None, None
             if isinstance(trap, Now):
-                value = int(self.now * 1e9) if trap.wall else self.now
+                clock = task.node.clock
+                value = clock.wall_ns(self.now) if trap.wall else clock.read(self.now)
             elif isinstance(trap, Spawn):
                 task.node.spawn(trap.coroutine)
             else:
@@ -172,7 +231,7 @@ class World:
         task.node.tasks.discard(task)
 
     def _park(self, task: Task, trap: Trap) -> None:
-        turn = task.turn
+        turn, clock = task.turn, task.node.clock
 
         def resume(value: Any) -> None:
             if task.turn == turn:
@@ -180,12 +239,13 @@ class World:
                 self.after(0, lambda: self._resume(task, value))
 
         if isinstance(trap, Sleep):
-            self.after(trap.seconds, lambda: resume(None))
+            self.after(clock.lasts(trap.seconds), lambda: resume(None))
         elif isinstance(trap, Wait):
             wake = functools.partial(resume, True)
             trap.condition.waiters.append(wake)
             if trap.seconds is not None:
-                self.after(trap.seconds, lambda: self._tire(trap, wake, resume))
+                patience_s = clock.lasts(trap.seconds)
+                self.after(patience_s, lambda: self._tire(trap, wake, resume))
         else:
             assert isinstance(trap, CallAll), trap
             self._call(task, trap, resume)
@@ -217,7 +277,7 @@ class World:
             got = functools.partial(answer, place)
             self.ask(node.address, ask, node.session, got)
             late = functools.partial(got, Unreachable(f"{ask.peer}: timeout"))
-            self.after(ask.timeout_s, late)
+            self.after(node.clock.lasts(ask.timeout_s), late)
         if not trap.asks:
             resume([])
 

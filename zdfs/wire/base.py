@@ -10,7 +10,7 @@ from zdfs import limits
 from zdfs.checksum import Buffer
 from zdfs.records import BULK, Between, Length
 
-PROTOCOL = 1
+PROTOCOL = 3
 NO_SLOT = 0xFFFF
 MAP_BYTES = limits.PAGE_BLOCKS * 26
 
@@ -22,6 +22,7 @@ XattrName = A[bytes, Length(1, limits.XATTR_NAME_BYTES)]
 XattrValue = A[bytes, Length(0, limits.XATTR_VALUE_BYTES)]
 Bulk = A[tuple[Buffer, ...], BULK]
 Size = A[int, Between(0, limits.FILE_BYTES)]
+Umask = A[int, Between(0, 0o777)]  # applied unless the directory has a default access list
 Flag = bool
 
 
@@ -29,7 +30,8 @@ class Durability(enum.Enum):
     """What must have happened before a reply leaves."""
 
     NONE = "nothing: the reply reports no change"
-    SYNCED = "every change it reports is synced to this server's disk"
+    LOGGED = "every change it reports is synced to the metaserver's disk, and written by its copies"
+    SYNCED = "every change it reports is synced to this server's disk, and to those of its copies"
 
 
 class Message:

@@ -3,8 +3,8 @@
 from typing import Annotated as A
 
 from zdfs import limits
-from zdfs.ids import Epoch, Ino, PageNo, Session, Token
-from zdfs.records import U16, U32, U64, Between, Length
+from zdfs.ids import Epoch, Incarnation, Ino, PageNo, Session, Slot, Token
+from zdfs.records import TIME, U16, U32, U64, Between, Length
 from zdfs.wire.base import (
     Uuid,
     NameBytes,
@@ -12,12 +12,14 @@ from zdfs.wire.base import (
     XattrName,
     XattrValue,
     Size,
+    Umask,
     Flag,
     Durability,
     Reply,
     Request,
     message,
 )
+from zdfs.wire.locks import FileLock
 from zdfs.wire.parts import (
     Attributes,
     Entry,
@@ -34,7 +36,7 @@ from zdfs.wire.parts import (
 # --- mounts to the metaserver: the session -----------------------------------------------------
 
 
-@message(10, Durability.SYNCED)
+@message(10, Durability.LOGGED)
 class SessionOpened(Reply):
     """A session is born."""
 
@@ -43,6 +45,7 @@ class SessionOpened(Reply):
     block_bytes: A[int, Between(limits.BLOCK_BYTES_MIN, limits.BLOCK_BYTES_MAX)]
     map: ClusterMap
     clock_ns: int  # the metaserver's, for mtimes of one clock
+    life_ms: A[int, U32]  # how long the session lives without a heartbeat
 
 
 @message(11)
@@ -63,6 +66,7 @@ class CloseSession(Request[Done]):
 class Beaten(Reply):
     """Answer to a heartbeat: what pushes may have lost."""
 
+    number: A[int, U64]  # the heartbeat's
     map: ClusterMap | None  # only when the sender's is older
     recalls: A[tuple[Recalled, ...], Length(0, limits.LIST_ITEMS)]
     announce: Flag  # the metaserver is new: say Announce
@@ -72,18 +76,27 @@ class Beaten(Reply):
 class Beat(Request[Beaten]):
     """Each second, over the session's own DEALER, which pushes come back on."""
 
+    number: A[int, U64]  # grows by one
+    heard: A[int, U64]  # the newest whose reply arrived: who hears none can't be recalled
     map_version: A[int, U64]
     blocked: A[tuple[Blocked, ...], Length(0, limits.SERVERS)]
     closed: A[tuple[Opening, ...], Length(0, limits.LIST_ITEMS)]  # last handle closed
     returned: A[tuple[Recalled, ...], Length(0, limits.LIST_ITEMS)]  # grants no longer needed
 
 
+@message(19)
+class Announced(Reply):
+    """It is noted, in memory: nothing was changed."""
+
+
 @message(15)
-class Announce(Request[Done]):
+class Announce(Request[Announced]):
     """After a restart of the metaserver: what this mount has open and holds."""
 
     openings: A[tuple[Opening, ...], Length(0, limits.LIST_ITEMS)]
     holdings: A[tuple[Holding, ...], Length(0, limits.LIST_ITEMS)]
+    locks: A[tuple[FileLock, ...], Length(0, limits.LOCKS_TOLD)]
+    incarnation: Incarnation  # of the metaserver that is told; another one passes the locks over
     last: Flag  # nothing follows
 
 
@@ -101,10 +114,17 @@ class MapChanged(Reply):
     map: ClusterMap
 
 
+@message(18)
+class Changed(Reply):
+    """Push: somebody changed what this mount has looked at; told once, until it looks again."""
+
+    inos: A[tuple[Ino, ...], Length(1, limits.LIST_ITEMS)]
+
+
 # --- mounts to the metaserver: names -----------------------------------------------------------
 
 
-@message(20, Durability.SYNCED)
+@message(20, Durability.LOGGED)
 class Found(Reply):
     """One inode's attributes."""
 
@@ -142,9 +162,10 @@ class SetAttributes(Request[Found]):
     mode: A[int, U32] | None
     uid: A[int, U32] | None
     gid: A[int, U32] | None
-    atime_ns: int | None
-    mtime_ns: int | None
-    now: Flag  # the times given mean "now" (UTIME_NOW): the metaserver's clock
+    atime_ns: A[int, TIME] | None
+    mtime_ns: A[int, TIME] | None
+    atime_now: Flag  # UTIME_NOW: the metaserver's clock, whatever is given
+    mtime_now: Flag
 
 
 @message(25)
@@ -159,9 +180,10 @@ class Make(Request[Found]):
     gid: A[int, U32]
     rdev: A[int, U64]
     target: A[bytes, Length(0, limits.SYMLINK_BYTES)]
+    umask: Umask
 
 
-@message(26, Durability.SYNCED)
+@message(26, Durability.LOGGED)
 class Opened(Reply):
     """An open file: attributes, the first map page, and the write grant if asked for."""
 
@@ -184,36 +206,48 @@ class Create(Request[Opened]):
     gid: A[int, U32]
     exclusive: Flag
     opening: A[int, U64]
+    umask: Umask
 
 
 @message(28)
 class Open(Request[Opened]):
-    """open: with `write` the grant too (a change: it needs a slot); `truncate`: O_TRUNC."""
+    """open: with `write` the grant too (a change: it needs a slot); `truncate`: O_TRUNC.  ESTALE
+    when the name leads elsewhere by now."""
 
     ino: Ino
     opening: A[int, U64]
     write: Flag
     truncate: Flag
+    parent: Ino
+    name: A[bytes, Length(0, limits.NAME_BYTES)]  # empty: whatever it is called
 
 
 @message(29)
-class Unlink(Request[Done]):
-    """Remove a name that is no directory."""
+class Unlink(Request[Found]):
+    """Remove a name that is no directory: what it led to, afterwards."""
 
     parent: Ino
     name: NameBytes
 
 
 @message(30)
-class RemoveDirectory(Request[Done]):
-    """Remove an empty directory."""
+class RemoveDirectory(Request[Found]):
+    """Remove an empty directory: what it is now."""
 
     parent: Ino
     name: NameBytes
 
 
+@message(45, Durability.LOGGED)
+class Renamed(Reply):
+    """What was moved, and what stood at the new name, both as they are now."""
+
+    moved: Attributes
+    replaced: Attributes | None
+
+
 @message(31)
-class Rename(Request[Done]):
+class Rename(Request[Renamed]):
     """rename, with renameat2's flags (1 NOREPLACE, 2 EXCHANGE)."""
 
     parent: Ino
@@ -293,17 +327,18 @@ class ListXattr(Request[Names]):
 
 
 @message(41)
-class SetXattr(Request[Done]):
-    """setxattr; flags 1 XATTR_CREATE, 2 XATTR_REPLACE."""
+class SetXattr(Request[Found]):
+    """setxattr; flags 1 XATTR_CREATE, 2 XATTR_REPLACE.  An access control list moves the mode."""
 
     ino: Ino
     name: XattrName
     value: XattrValue
-    flags: A[int, Between(0, 2)]
+    flags: A[int, Between(0, 3)]
+    ends_sgid: Flag  # an access list given by somebody outside of the file's group
 
 
 @message(42)
-class RemoveXattr(Request[Done]):
+class RemoveXattr(Request[Found]):
     """removexattr."""
 
     ino: Ino
@@ -328,7 +363,17 @@ class StatFs(Request[Space]):
 # --- mounts to the metaserver: content ---------------------------------------------------------
 
 
-@message(50, Durability.SYNCED)
+@message(46, Durability.SYNCED)
+class Synced(Reply):
+    """Every change that was answered before."""
+
+
+@message(47)
+class Sync(Request[Synced]):
+    """fsync, where nothing is left to be committed: of a directory, say."""
+
+
+@message(50, Durability.LOGGED)
 class Granted(Reply):
     """A write grant."""
 
@@ -391,6 +436,7 @@ class Commit(Request[Committed]):
     size: Size  # at least so large afterwards
     mtime_ns: int | None
     synced: Flag  # fsync class
+    owed: A[tuple[Slot, ...], Length(0, limits.SERVERS)] = ()  # goes without these: policy quorum
 
 
 @message(57)
@@ -401,3 +447,26 @@ class Truncate(Request[Committed]):
     token: Token
     number: A[int, U64]
     size: Size
+
+
+@message(58)
+class Punch(Request[Committed]):
+    """fallocate, under the grant, numbered like a commit: whole blocks within the range become
+    holes, and the last one that the file reaches into.  The ragged ends are the writer's."""
+
+    ino: Ino
+    token: Token
+    number: A[int, U64]
+    offset: Size
+    length: Size  # 0: nothing becomes a hole
+    size: Size  # at least so large afterwards
+
+
+@message(59)
+class Seek(Request[MapPages]):
+    """lseek.  `data`: the first page at or behind `page` that isn't only holes (no page: there is
+    none).  Else one with a hole, or, after a while, the last that was looked at: it is full."""
+
+    ino: Ino
+    page: PageNo
+    data: Flag

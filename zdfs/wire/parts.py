@@ -5,10 +5,11 @@ from typing import Annotated as A
 from typing import NamedTuple
 
 from zdfs import limits
+from zdfs.chain import NO_COPIES, CopySet
 from zdfs.checksum import Seal
 from zdfs.errors import Failure, revive
 from zdfs.ids import Epoch, Incarnation, Ino, Name, PageNo, Round, Session, Slot, Token
-from zdfs.records import U16, U32, U64, Between, Length
+from zdfs.records import TIME, U16, U32, U64, Between, Length
 from zdfs.wire.base import (
     MAP_BYTES,
     Uuid,
@@ -62,12 +63,13 @@ class Attributes(NamedTuple):
     rdev: A[int, U64]
     size: Size
     stored: A[int, U64]  # bytes stored: st_blocks = ceil(stored / 512)
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
+    atime_ns: A[int, TIME]
+    mtime_ns: A[int, TIME]
+    ctime_ns: A[int, TIME]
     change: A[int, U64]  # grows with every change of content, size or attributes
     epoch: Epoch
     start: Slot
+    xattrs: A[int, U64]  # how many extended attributes: of 0 nobody need ask
 
 
 class Entry(NamedTuple):
@@ -132,6 +134,7 @@ class ClusterMap(NamedTuple):
     version: A[int, U64]
     epoch: Epoch
     members: A[tuple[Member, ...], Length(0, limits.SERVERS)]
+    copies: CopySet = NO_COPIES  # the journal set: who holds copies of the metadata
 
 
 class Blocked(NamedTuple):
@@ -140,6 +143,7 @@ class Blocked(NamedTuple):
     slot: Slot  # for whom
     since_ms: A[int, U64]  # for how long
     writers: A[int, U32]
+    quorum: Flag  # also by policy quorum: fewer than two servers of some block are left
 
 
 class Rebuild(NamedTuple):
@@ -149,6 +153,27 @@ class Rebuild(NamedTuple):
     total: A[int, U64]
     done_bytes: A[int, U64]
     elapsed_ms: A[int, U64]
+    total_bytes: A[int, U64]
+    bytes_per_s: A[int, U64]  # lately
+
+
+class ScrubStatus(NamedTuple):
+    """How far a dataserver's check of all that it holds is.
+
+    What was found is that of the pass underway, or else of the newest one of this start: copies
+    with bad bytes, copies missing from here or other than the map says, copies too many here; and
+    how many of all these were healed (fetched anew, or dropped).
+    """
+
+    began_ns: int  # of the pass underway; 0: it rests
+    ended_ns: int  # of the newest full pass; 0: none ended yet
+    done_bytes: A[int, U64]
+    total_bytes: A[int, U64]
+    bytes_per_s: A[int, U64]  # at which it reads; 0: as fast as it can
+    damaged: A[int, U64]
+    missing: A[int, U64]
+    excess: A[int, U64]
+    healed: A[int, U64]
 
 
 class Health(NamedTuple):
@@ -164,6 +189,7 @@ class Health(NamedTuple):
     repaired: A[int, U64]
     refused: A[int, U64]  # bad messages
     engine: Text  # checksum engine
+    scrub: ScrubStatus | None = None
 
 
 class Event(NamedTuple):
@@ -219,6 +245,9 @@ class ServerStatus(NamedTuple):
     member: Member
     health: Health
     silent_ms: A[int, U64]
+    owed: A[int, U64]  # replicas that commits went without, by policy quorum
+    owed_bytes: A[int, U64]
+    owed_since_ns: int  # 0: nothing is owed
 
 
 # --- anybody to anybody ------------------------------------------------------------------------
@@ -244,9 +273,9 @@ class Failed(Reply):
         return cls(error.code, error.number, text, tuple(error.details[:64]))
 
 
-@message(2, Durability.SYNCED)
+@message(2, Durability.LOGGED)
 class Done(Reply):
-    """It is done, and synced if it was a change."""
+    """It is done, and logged if it was a change."""
 
 
 @message(3)

@@ -5,7 +5,8 @@ from typing import Annotated as A
 from typing import NamedTuple
 
 from zdfs import limits
-from zdfs.ids import Epoch, Incarnation, Ino, Name, PageNo, Round, Slot
+from zdfs.chain import NO_COPIES, CopySet
+from zdfs.ids import Epoch, Incarnation, Ino, Name, PageNo, Policy, Round, Slot
 from zdfs.records import U32, U64, Between, Length
 from zdfs.wire.base import (
     MAP_BYTES,
@@ -19,12 +20,14 @@ from zdfs.wire.base import (
     Request,
     message,
 )
+from zdfs.wire.copies import NO_COPY, Copies, CopyReport
 from zdfs.wire.parts import (
     Held,
     Put1,
     Wanted,
     Health,
     Event,
+    ScrubStatus,
     Claim,
     SessionStatus,
     ServerStatus,
@@ -49,6 +52,9 @@ class Instructions(Reply):
     reconcile: A[int, U64]  # start a reconcile when this number is larger than the last seen
     drops: A[int, U64]  # newest number in the drop queue that may be taken
     refused: Text  # why you may not join; empty: you may
+    copies: CopySet = NO_COPIES  # who holds copies of the metadata
+    ticket: A[int, U64] = 0  # to be quoted in your next report
+    owed: A[int, U64] = 0  # replicas of yours that commits went without: collect them
 
 
 @message(71)
@@ -70,6 +76,9 @@ class Report(Request[Instructions]):
     served_round: Round
     reconciled: A[int, U64]  # number of the last reconcile that was finished
     events: A[tuple[Event, ...], Length(0, 64)]
+    first_event: A[int, U64] = 1  # the number of the first of them; from 1 in each boot
+    copy: CopyReport = NO_COPY
+    ticket: A[int, U64] = 0  # of the newest answer; 0: this process had none yet
 
 
 class InventoryPage(NamedTuple):
@@ -114,6 +123,7 @@ class Drops(Reply):
     """Versions that no map names and that no reader is underway to."""
 
     items: A[tuple[DropItem, ...], Length(0, limits.LIST_ITEMS)]
+    through: A[int, U64]  # with these the queue is done up to here
 
 
 @message(75)
@@ -130,6 +140,7 @@ class Judgement(Reply):
     """One byte per name: 1 keep, 0 garbage."""
 
     keep: A[bytes, Length(0, limits.LIST_ITEMS)]
+    newest: A[int, U64]  # what was let go of is in the drop queue up to here
 
 
 @message(77)
@@ -137,6 +148,26 @@ class Judge(Request[Judgement]):
     """Which of these versions may still count, now or later?"""
 
     names: A[tuple[Name, ...], Length(1, limits.LIST_ITEMS)]
+
+
+# --- dataservers to one another ----------------------------------------------------------------
+
+
+@message(84)
+class Fetched(Reply):
+    """What the server has of each wanted block; a bulk frame for each (empty unless OK)."""
+
+    held: A[tuple[Held, ...], Length(0, limits.BLOCKS)]
+    busy: Flag  # somebody reads or writes here: take your time
+    data: Bulk
+
+
+@message(85)
+class Fetch(Request[Fetched]):
+    """Like Get, to heal the asker: neither counts as work of somebody's, nor asks for a repair."""
+
+    cluster: Uuid
+    blocks: A[tuple[Wanted, ...], Length(1, limits.BLOCKS)]
 
 
 # --- anybody to dataservers --------------------------------------------------------------------
@@ -203,11 +234,13 @@ class Status(Reply):
     cluster: A[bytes, Length(0, 16)]
     note: Text  # why nothing works yet
     block_bytes: A[int, U32]
+    policy: Policy  # of the root: what holds where nothing else was said
     incarnation: Incarnation
     servers: A[tuple[ServerStatus, ...], Length(0, limits.SERVERS)]
     sessions: A[tuple[SessionStatus, ...], Length(0, limits.SESSIONS)]
     events: A[tuple[Event, ...], Length(0, 256)]  # the newest
     refused: A[int, U64]  # bad messages that the metaserver got since its start
+    copies: Copies = Copies(0, ())
 
 
 @message(111)
@@ -229,6 +262,7 @@ class Harm(enum.IntEnum):
     FLIP = 1  # flip bits of the stored bytes
     TRUNCATE = 2  # zero the second half of the stored bytes
     LOSE = 3  # forget the record
+    STALE = 4  # an older version's bytes, sealed as the newer: only the map's seal shows it
 
 
 @message(113)
@@ -247,3 +281,47 @@ class Corrupt(Request[Harmed]):
     name: Name
     harm: Harm
     seed: A[int, U64]
+
+
+@message(115)
+class Scrubbing(Reply):
+    """How far it is."""
+
+    finished: Flag  # a full pass that began after this run was first asked for
+    left: A[int, U64]  # of what it found: still not healed
+    scrub: ScrubStatus  # of that pass, once it is finished
+
+
+@message(116)
+class Scrub(Request[Scrubbing]):
+    """Check all that you hold, at once, as fast as you can.  Asked again: how far is it?"""
+
+    cluster: Uuid
+    run: Uuid  # whose pass it is
+
+
+class Happened(NamedTuple):
+    """An event, and its place in the list."""
+
+    number: A[int, U64]
+    at_ns: int
+    kind: Text
+    text: Text
+
+
+@message(117)
+class Events(Reply):
+    """What happened, oldest first."""
+
+    events: A[tuple[Happened, ...], Length(0, limits.EVENTS_TOLD)]
+    gap: Flag  # events before these, and after what was asked for, are not kept any more
+    incarnation: Incarnation
+
+
+@message(86)
+class GetEvents(Request[Events]):
+    """What happened after the event of this number?"""
+
+    after: A[int, U64]
+    last: A[int, Between(0, limits.EVENTS_TOLD)]  # not 0: the newest so many instead
+    wait_ms: A[int, Between(0, 10_000)]  # until something happens

@@ -1,0 +1,189 @@
+"""Copies of the metadata: which one counts, who may write to one, what a reply waits for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from tests.issues.test_reports import RING, report
+from tests.world.stores import MemoryBlockStore, MemoryMetaStore
+from zdfs import chain, copies, wire
+from zdfs.chain import GENESIS, CopySet, Head
+from zdfs.cluster import Heard
+from zdfs.copied import CopiedStore, Sealed
+from zdfs.copying import Copying, Follower
+from zdfs.errors import Foreign, Unavailable
+from zdfs.ids import Incarnation, Round, Slot
+from zdfs.ledger import Ledger
+from zdfs.mirror import Mirror
+
+OURS = Incarnation(5)
+SET = CopySet(1, (Slot(0), Slot(1), Slot(2)), 2)
+CLUSTER = b"c" * 16
+
+
+def head(incarnation: int, number: int) -> Head:
+    return GENESIS._replace(incarnation=Incarnation(incarnation), round=Round(number))
+
+
+def heard(slot: int, at: Head, whole: bool = True, promised: int = OURS) -> Heard:
+    """A dataserver and its copy."""
+    copy = wire.CopyReport(SET, at, whole)
+    return Heard(0.0, report(slot, promised=Incarnation(promised), copy=copy))
+
+
+def judged(own: Head | None, *reports: Heard) -> copies.Verdict:
+    return copies.judge(own, SET, {h.report.slot: h for h in reports}, RING, OURS)
+
+
+# --- which one counts ----------------------------------------------------------------------------
+
+
+def test_the_newest_copy_counts() -> None:
+    old, new, later = head(3, 9), head(3, 10), head(4, 2)
+    assert judged(new, heard(0, old), heard(1, old)).settled
+    assert judged(old, heard(0, old), heard(1, new)).source == 1
+    assert judged(new, heard(0, new), heard(1, later)).source == 1, "a later metaserver's"
+    assert judged(None, heard(0, new), heard(2, old)).source == 0
+
+
+def test_fewer_than_needed_do_not_count() -> None:
+    """Of two that any round was answered by, one may have been among those that are silent."""
+    at = head(3, 9)
+    assert "waiting for 1 more" in judged(None, heard(0, at)).text
+    assert "waiting for 1 more" in judged(None, heard(0, at), heard(1, at, whole=False)).text
+    assert judged(at, heard(0, at)).settled
+
+
+def test_a_copy_counts_once_its_server_is_promised() -> None:
+    """Until then an older metaserver may still add to it."""
+    at = head(3, 9)
+    assert "waiting for 1 more" in judged(None, heard(0, at), heard(1, at, promised=4)).text
+
+
+# --- who may write -------------------------------------------------------------------------------
+
+
+def mirror() -> Mirror:
+    """In a dataserver that is promised to us; whole and empty."""
+    store = MemoryBlockStore(Slot(0))
+    store.set_state(replace(store.state, cluster=CLUSTER, promised=OURS))
+    made = Mirror(store, MemoryMetaStore())
+    made.fill(
+        wire.Fill(
+            CLUSTER,
+            OURS,
+            GENESIS,
+            GENESIS,
+            False,
+            b"",
+            True,
+            tuple(chain.cut(chain.pack_changes([]))),
+        )
+    )
+    assert made.whole
+    return made
+
+
+def test_only_the_metaserver_it_is_promised_to_writes_to_a_copy() -> None:
+    copy = mirror()
+    copy.may_write(CLUSTER, OURS)
+    with pytest.raises(Foreign, match="later metaserver"):
+        copy.may_write(CLUSTER, Incarnation(OURS - 1))
+    with pytest.raises(Unavailable):
+        copy.may_write(CLUSTER, Incarnation(OURS + 1))
+    with pytest.raises(Foreign, match="another cluster"):
+        copy.may_write(b"d" * 16, OURS)
+
+
+def rounds(count: int, value: bytes = b"") -> list[Sealed]:
+    """Of a metaserver that changes one record in each."""
+    store = CopiedStore(MemoryMetaStore(), CLUSTER)
+    store.incarnation = OURS
+    for number in range(count):
+        change(store, value + b"%d" % number)
+    return list(store.outbox)
+
+
+def change(store: CopiedStore, payload: bytes) -> None:
+    with store.write() as txn:
+        txn.put(b"key", payload)
+    store.end_round()
+
+
+def append(copy: Mirror, some: Sequence[Sealed]) -> None:
+    frames = [chain.cut(one.packed) for one in some]
+    copy.append([len(one) for one in frames], [frame for one in frames for frame in one])
+
+
+def test_only_rounds_that_follow_are_appended() -> None:
+    copy, first, other = mirror(), rounds(3), rounds(3, b"other")
+    append(copy, first[1:])
+    assert copy.head == GENESIS, "one is missing"
+    append(copy, first[:1] + other[1:])
+    assert copy.head == first[0].head, "they grew from another one"
+    append(copy, first)
+    assert copy.head == first[2].head
+    copy.apply()
+    assert copy.whole and copy.applied == first[2].head
+
+
+def test_a_round_that_leaves_other_records_is_not_agreed_to() -> None:
+    copy, sent = mirror(), rounds(2)
+    append(copy, sent[:1])
+    copy.apply()
+    with copy.mirror.write() as txn:
+        txn.put(b"other", b"nobody sent that")
+        txn.delete(b"key")
+    append(copy, sent[1:])
+    copy.apply()
+    assert not copy.report().agrees and copy.whole
+
+
+# --- what a reply waits for ----------------------------------------------------------------------
+
+
+def test_replies_wait_for_their_copies() -> None:
+    store = CopiedStore(MemoryMetaStore(), CLUSTER)
+    change(store, b"1")
+    change(store, b"2")
+    assert store.safe(synced=True, change=True) == 2, "no copies are asked for"
+    store.copies, store.alone = SET, False
+    assert store.safe(synced=False, change=True) == store.safe(synced=False, change=False) == 0
+    store.appended, store.synced_there = 2, 1
+    assert (store.safe(synced=False, change=True), store.safe(synced=True, change=True)) == (2, 1)
+    store.alone, store.appended = True, 1
+    assert store.safe(synced=False, change=True) == 1
+    assert store.safe(synced=False, change=False) == 2, "reads go on"
+
+
+def test_replies_wait_for_the_own_disk_too() -> None:
+    store = CopiedStore(MemoryMetaStore(), CLUSTER)
+    change(store, b"1")
+    store.copies, store.alone = SET, False
+    with store.write() as txn:
+        txn.put(b"key", b"2")
+    assert store.prepare()
+    store.appended = store.synced_there = 2
+    assert store.safe(synced=True, change=True) == 1
+    store.end_round()
+    assert store.safe(synced=True, change=True) == 2
+
+
+def test_a_round_counts_when_as_many_as_are_needed_have_it() -> None:
+    assert copies.reached([7, 5, 9], 2) == 7
+    assert copies.reached([7], 2) == copies.reached([], 1) == 0
+
+
+def test_a_copy_that_is_being_filled_does_not_count() -> None:
+    store = CopiedStore(MemoryMetaStore(), CLUSTER)
+    copying = Copying(Ledger(store, bytes(16)), store, {}, 2)
+    copying.copies = store.copies = SET
+    for slot in SET.slots:
+        one = copying.followers[slot] = Follower()
+        one.whole, one.round, one.synced = slot == 0, 7, 7
+    copying._count()
+    assert (store.appended, store.synced_there) == (0, 0)
+    copying.followers[Slot(1)].whole = True
+    copying._count()
+    assert (store.appended, store.synced_there) == (7, 7)

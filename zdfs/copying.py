@@ -1,0 +1,497 @@
+"""The metaserver's copies: each round is sent to the dataservers of the journal set.
+
+    a round is sealed -> Append to every member -> enough answered -> its replies may leave
+                      `-> committed here meanwhile
+
+One task per dataserver (`follow`) sends what that one lacks: rounds from the outbox, or, when it is
+new, broken or too far behind, all records page by page (Fill) and then the rounds since.  `steer`
+looks after the set: a member that is down for long is replaced by a dataserver that was filled
+beforehand.  While a new set is being told, rounds need enough members of both.
+
+When too few members are up, nothing can be changed (`note` says who is missing); reads go on.
+"""
+
+import itertools
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from zdfs import addresses, chain, copies, limits, records, schema, wire
+from zdfs.calls import Condition, Peer, Trap, call, clock, notify, now, sleep, spawn, wait
+from zdfs.chain import GENESIS, NO_COPIES, CopySet, Head
+from zdfs.cluster import Heard, trusted
+from zdfs.copied import CopiedStore, Sealed, Tally
+from zdfs.errors import Damaged, Failure, Foreign, NoSpace
+from zdfs.ids import Slot, compose
+from zdfs.ledger import Ledger
+from zdfs.tables import decode
+
+log = logging.getLogger("zdfs.meta")
+
+PAGE = 2048  # records in a page of a Fill
+OF_INODES = b"iexmwo"  # tables whose keys begin with an inode's number
+UNPROVEN = 8  # a copy that was filled and isn't whole after so many looks is filled again
+STEER_S = 0.25
+PROVE_EVERY_S = 600.0  # our own store is read and proven so often
+TRIES = 20  # a copy that lags behind what changes all the time is asked so often
+
+
+class Follower:
+    """What is known of one dataserver's copy."""
+
+    def __init__(self) -> None:
+        self.life: tuple[bytes, int, int] = (b"", 0, 0)  # uuid, life, boot
+        self.head: Head | None = None  # None: ask
+        self.whole = False
+        self.round = 0  # of our chain: it has all up to here
+        self.synced = 0
+        self.cursor = b""  # of a Fill underway: the first key that it lacks; BEYOND: none
+        self.unproven = 0  # times that it was looked at since then
+        self.tried = False  # the newest rounds were sent, and it is still on another chain
+        self.trouble = ""  # why it takes nothing
+
+    def forget(self) -> None:
+        """It may be another one by now."""
+        self.head, self.cursor = None, b""
+        self.whole = self.tried = False
+        self.round = self.synced = 0
+
+
+class Copying:
+    """Who has which rounds."""
+
+    def __init__(self, ledger: Ledger, store: CopiedStore, reports: dict[Slot, Heard], needed: int):
+        self.ledger, self.store, self.reports = ledger, store, reports
+        self.wanted = needed  # by whoever started us, for the first set
+        self.copies = NO_COPIES  # in force
+        self.proposed: CopySet | None = None
+        self.target: tuple[Slot, ...] = ()  # the set to strive for
+        self.followers: dict[Slot, Follower] = {}
+        self.note = ""  # why nothing may be changed
+        self.allowed = False  # this metaserver was granted: it may write to copies (`allow`)
+        self.down_since: dict[Slot, float] = {}
+        self._taken: dict[Slot, tuple[object, float]] = {}  # how far each came, and since when
+        self._failed: dict[Slot, float] = {}  # when it could last not take over
+        self._numbers = itertools.count(1)  # of sets: no other incarnation makes the same
+        self.doubt = Condition()  # a copy does not agree with what we have
+        self.news = store.news  # also: a server is back, the set changed
+        self._still = (0, 0.0)  # how far rounds had come, and since when they stand there
+        self._load()
+
+    def _load(self) -> None:
+        with self.store.read() as read:
+            payload = read.get(schema.COPY_SET)
+        if payload is not None:
+            self.copies = decode(CopySet, schema.COPY_SET, payload)
+        self.store.copies = self.copies
+
+    @property
+    def told(self) -> CopySet:
+        """What dataservers are to know."""
+        return self.proposed or self.copies
+
+    def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
+        """What runs beside the requests; the followers are started by `steer`."""
+        return [("copies", self.steer()), ("proof", self.prove())]
+
+    # --- may we? -------------------------------------------------------------------------------
+
+    def ready(self) -> str:
+        """Why nothing may be changed; empty: it may."""
+        if not self.wanted and not self.copies.needed:
+            return ""
+        if not self.copies.needed:
+            return "waiting for the first copies of the metadata"
+        return self.note
+
+    def judge(self, own: Head | None, at: float) -> copies.Verdict:
+        """Whether our store is the newest there is."""
+        return copies.judge(
+            own, self.copies, copies.alive(self.reports, at), self.ledger.ring,
+            self.ledger.incarnation,
+        )  # fmt: skip
+
+    # --- how far they are ----------------------------------------------------------------------
+
+    def _count(self) -> None:
+        """What the members have, for the replies that wait."""
+        store = self.store
+        appended, synced = [], []
+        for one in [self.copies] + ([self.proposed] if self.proposed else []):
+            members = [self.followers[s] for s in one.slots if s in self.followers]
+            whole = [member for member in members if member.whole]
+            appended.append(copies.reached([m.round for m in whole], one.needed))
+            synced.append(copies.reached([m.synced for m in whole], one.needed))
+        if self.copies.needed:
+            store.appended, store.synced_there = min(appended), min(synced)
+            following = {*self.copies.slots, *self.target, *self.told.slots}
+            store.heard_by_all(min(self._has(slot) for slot in following))
+
+    def _has(self, slot: Slot) -> int:
+        """Up to which round a copy needs nothing from the outbox any more."""
+        one = self.followers.get(slot) or Follower()
+        return one.head.round if one.cursor and one.head else one.round
+
+    def _heard(self, slot: Slot, state: wire.CopyState | wire.CopySynced, synced: bool) -> None:
+        """A copy answered."""
+        one = self.followers[slot]
+        one.head, one.whole, one.cursor = state.head, state.whole, state.cursor
+        if one.whole and self.store.behind(state.head) is not None:
+            one.tried = False
+            one.round = max(one.round, state.head.round)
+            if synced:
+                one.synced = max(one.synced, state.head.round)
+        self._count()
+
+    # --- one copy ------------------------------------------------------------------------------
+
+    async def follow(self, slot: Slot) -> None:
+        """Bring a dataserver's copy up to our newest round, and keep it there."""
+        one = self.followers[slot]
+        while True:
+            if not self._may_follow(slot):
+                await wait(self.news, limits.BEAT_S)
+                continue
+            try:
+                busy = await self._follow_once(slot, one)
+            except Failure as error:
+                one.head = None
+                if isinstance(error, Foreign | Damaged):
+                    log.error("the copy on %s: %s", self._shown(slot), error)
+                if isinstance(error, Damaged | NoSpace):
+                    one.trouble = f"; {error}"
+                if isinstance(error, Damaged):  # a record of ours, most likely: not soon better
+                    await sleep(limits.DOWN_S)
+                await wait(self.news, limits.RETRY_S / 4)
+                continue
+            if not busy:
+                one.trouble = ""
+                await wait(self.news, limits.BEAT_S)
+
+    def _may_follow(self, slot: Slot) -> bool:
+        heard, server = self.reports.get(slot), self.ledger.servers.get(slot)
+        if not self.allowed or heard is None or server is None or slot in self.down_since:
+            return False
+        if slot not in {*self.copies.slots, *self.target, *self.told.slots}:
+            return False
+        one, report = self.followers[slot], heard.report
+        if not trusted(server, report) or report.promised != self.ledger.incarnation:
+            return False
+        life = (report.uuid, report.life, report.boot)
+        if life != one.life:
+            one.forget()
+            one.life = life
+        return True
+
+    async def _follow_once(self, slot: Slot, one: Follower) -> bool:
+        """One step; False: there is nothing to do."""
+        store = self.store
+        if one.head is None:
+            await self._append(slot, [], synced=False)
+            return True
+        behind = store.behind(one.head)
+        if behind is None and one.whole and not one.tried:
+            one.tried = True  # it may have rounds of a metaserver that was passed over
+            await self._append(slot, list(store.outbox), synced=False)
+            return True
+        if behind is None or (not one.whole and (not one.cursor or one.unproven > UNPROVEN)):
+            log.info("filling the copy of the metadata on %s", self._shown(slot))
+            one.unproven = 0
+            await self._fill(slot, b"", store.head)
+            return True
+        wants_sync = one.whole and min(store.wants_sync, store.synced) > one.synced
+        if behind or wants_sync:
+            await self._append(slot, behind, wants_sync)
+            return True
+        if one.whole:
+            return False
+        if one.cursor != schema.BEYOND:
+            await self._fill(slot, one.cursor, one.head)
+            return True
+        one.unproven += 1  # a round was underway when the last page was read: it proves them all
+        return False
+
+    async def _append(self, slot: Slot, rounds: Sequence[Sealed], synced: bool) -> None:
+        if rounds and len(rounds[0].packed) > limits.MESSAGE_BYTES // 2:
+            await self._append_pieces(slot, rounds[0])
+            return
+        parts: list[int] = []
+        frames: list[bytes] = []
+        size = 0
+        for one in rounds:
+            size += len(one.packed)
+            cut = chain.cut(one.packed)
+            if parts and (size > limits.BATCH_BYTES or len(parts) == limits.COPY_ROUNDS):
+                break
+            parts.append(len(cut))
+            frames += cut
+        kind = wire.AppendSynced if synced else wire.Append
+        request = kind(self.store.cluster, self.ledger.incarnation, tuple(parts), tuple(frames))
+        state = await call(Peer(self.ledger.ring[slot]), request, limits.BULK_TIMEOUT_S)
+        self._heard(slot, state, synced)
+
+    async def _append_pieces(self, slot: Slot, one: Sealed) -> None:
+        """A round that is too large for one message."""
+        frames, each = chain.cut(one.packed), limits.BATCH_BYTES // limits.FRAME_BYTES
+        for at in range(0, len(frames), each):
+            request = wire.AppendPiece(
+                self.store.cluster, self.ledger.incarnation, one.head.round, at, len(frames),
+                tuple(frames[at : at + each]),
+            )  # fmt: skip
+            state = await call(Peer(self.ledger.ring[slot]), request, limits.BULK_TIMEOUT_S)
+        self._heard(slot, state, synced=False)
+
+    async def _fill(self, slot: Slot, first: bytes, head: Head) -> None:
+        """The next page of all records, as they are now."""
+        changes, end = self._records(first)
+        one = self.followers[slot]
+        frames = tuple(chain.cut(chain.pack_changes(changes)))
+        over = one.head or GENESIS
+        request = wire.Fill(
+            self.store.cluster, self.ledger.incarnation, head, over, one.whole, first, end, frames
+        )
+        state = await call(Peer(self.ledger.ring[slot]), request, limits.BULK_TIMEOUT_S)
+        self._heard(slot, state, synced=False)
+
+    # --- our own store -------------------------------------------------------------------------
+
+    async def heal(self, key: bytes) -> int:
+        """A record of ours is damaged, or not what others count on: it and what belongs to its
+        inode as a copy has them.  How many records were not so."""
+        wrong = sum([await self._heal_range(low, high) for low, high in _around(key)])
+        if wrong:
+            text = f"{schema.describe(key)}: {wrong} records came back from a copy"
+            self.ledger.event(await clock(), "metadata healed", text)
+        return wrong
+
+    async def _heal_range(self, low: bytes, high: bytes) -> int:
+        """All records between two keys."""
+        wrong, tries = 0, TRIES
+        while low < high and tries:
+            tries -= 1
+            page = await self._page(low, high)
+            if page is None:
+                break
+            end = high if page.end else page.following
+            if self.store.touched(low, end, page.head.round):
+                continue
+            changes = chain.unpack_changes(b"".join(bytes(one) for one in page.data))
+            wrong += self.store.restore(low, end, changes)
+            low, tries = end, TRIES
+        return wrong
+
+    async def _page(self, low: bytes, high: bytes) -> wire.CopyPage | None:
+        """From the newest copy that has it."""
+        for slot in sorted(self.copies.slots, key=self._has, reverse=True):
+            one = self.followers.get(slot)
+            if one is None or not one.whole or slot in self.down_since:
+                continue
+            request = wire.ReadCopy(self.store.cluster, low, high)
+            try:
+                page: wire.CopyPage = await call(Peer(self.ledger.ring[slot]), request)
+            except Failure as error:
+                log.warning("the copy on %s: %s", self._shown(slot), error)
+                continue
+            return page
+        return None
+
+    async def prove(self) -> None:
+        """Read all records now and then, and when a copy does not agree: none is damaged, and none
+        is missing."""
+        while True:
+            await wait(self.doubt, PROVE_EVERY_S)
+            if not self.copies.needed or not self.allowed or await self._proven():
+                continue
+            wrong = await self._heal_range(schema.FIRST, schema.BEYOND)
+            # What was lost and then written again was counted twice.
+            await self._proven(rebase=True)
+            text = f"this metaserver's store was not whole: {wrong} records came from a copy"
+            self.ledger.event(await clock(), "metadata healed", text)
+
+    async def _proven(self, rebase: bool = False) -> bool:
+        """Whether all records are those that the newest round left; `rebase`: they are from now."""
+        tally = self.store.checked = Tally()
+        try:
+            while tally.cursor < schema.BEYOND:
+                await wait(self.news, limits.BEAT_S)
+                if self.store.between_rounds:
+                    changes, end = self._records(tally.cursor)
+                    tally.page(changes, schema.BEYOND if end else changes[-1][0] + b"\0")
+            if tally.proves(self.store.head):
+                return True
+            while rebase and (self.store.sealed or not self.store.between_rounds):
+                await sleep(0.001)
+            if rebase:
+                self.store.rebase(tally)
+        except Damaged as error:
+            log.error("%s", error)
+            return False
+        finally:
+            self.store.checked = None
+        return False
+
+    def _records(self, first: bytes) -> tuple[list[chain.Change], bool]:
+        """A page of our own from a key on; whether that was all."""
+        changes: list[chain.Change] = []
+        size = 0
+        with self.store.read() as read:
+            for key, payload in read.scan(first or schema.FIRST, schema.BEYOND):
+                changes.append((key, payload))
+                size += len(key) + len(payload)
+                if size > limits.FRAME_BYTES // 2 or len(changes) == PAGE:
+                    return changes, False
+        return changes, True
+
+    # --- the set -------------------------------------------------------------------------------
+
+    async def steer(self) -> None:
+        """Who is down, who takes over, whether rounds still move."""
+        spawned: set[Slot] = set()
+        while True:
+            at = await now()
+            for number in range(len(self.ledger.ring)):
+                slot = Slot(number)
+                if slot not in spawned:
+                    spawned.add(slot)
+                    self.followers[slot] = Follower()
+                    await spawn(self.follow(slot), f"copy to {slot}")
+            self._look(at)
+            await sleep(STEER_S)
+
+    def _look(self, at: float) -> None:
+        living = copies.alive(self.reports, at)
+        for number in range(len(self.ledger.ring)):
+            slot = Slot(number)
+            if slot in living:
+                self.down_since.pop(slot, None)
+            else:
+                self.down_since.setdefault(slot, at)
+        if not self.allowed or self.ledger.cluster is None:
+            return
+        self._strive(at)
+        self._stand(at)
+        if not all(heard.report.copy.agrees for heard in living.values()):
+            notify(self.doubt)
+        notify(self.news)
+
+    def _strive(self, at: float) -> None:
+        """Towards a set whose members are up."""
+        if self.proposed is not None:
+            told = [heard.report.copy.copies for heard in self.reports.values()]
+            known = sum(one == self.proposed for one in told)
+            if known >= copies.to_know(len(self.ledger.ring)):
+                self._settle(self.proposed)
+            return
+        if not self.copies.needed:
+            if not self.wanted:
+                return
+            needed = min(self.wanted, len(self.ledger.ring))
+            self.target = copies.first_set(needed, len(self.ledger.ring))
+        else:
+            needed, patience_s = self.copies.needed, limits.REPLACE_S
+            if self.note:
+                patience_s = limits.DOWN_S
+            idle_s = {slot: self._idle_s(slot, at) for slot in self.followers}
+            spares = self._spares(idle_s, patience_s, at)
+            self.target = copies.successor(self.copies, idle_s, spares, patience_s)
+            if self.target == self.copies.slots:
+                return
+        new = [slot for slot in self.target if slot not in self.copies.slots]
+        have = [s for s in self.target if self._up_to_date(s)]
+        if len(have) >= needed and all(slot in have for slot in new):
+            number = compose(self.ledger.incarnation, next(self._numbers))
+            self.proposed = CopySet(number, self.target, needed)
+            log.info("copies of the metadata: %s", self._names(self.target))
+
+    def _idle_s(self, slot: Slot, at: float) -> float:
+        """How long a member of the set, or of the one to be, has been down or took nothing."""
+        if slot in self.down_since:
+            return at - self.down_since[slot]
+        one = self.followers[slot]
+        came = (one.round, one.cursor)
+        done = one.whole and one.round >= self.store.synced
+        concerned = slot in self.copies.slots or slot in self.target
+        if done or not concerned or self._taken.get(slot, (None, at))[0] != came:
+            self._taken[slot] = (came, at)
+        return at - self._taken[slot][1]
+
+    def _spares(self, idle_s: dict[Slot, float], patience_s: float, at: float) -> list[Slot]:
+        """Who could take over: whoever is underway to it, then who failed longest ago."""
+        spares = [slot for slot in idle_s if slot not in {*self.copies.slots, *self.down_since}]
+        failed = [slot for slot in spares if slot in self.target and idle_s[slot] >= patience_s]
+        self._failed.update((slot, at) for slot in failed)
+        return sorted(
+            (slot for slot in spares if slot not in failed),
+            key=lambda slot: (slot not in self.target, self._failed.get(slot, 0.0), slot),
+        )
+
+    def _up_to_date(self, slot: Slot) -> bool:
+        one = self.followers.get(slot)
+        return one is not None and one.whole and one.round >= self.store.appended and one.round > 0
+
+    def _settle(self, found: CopySet) -> None:
+        """Enough servers know of it: it counts."""
+        with self.store.write() as txn:
+            txn.put(schema.COPY_SET, records.pack(found))
+        self.copies = self.store.copies = found
+        self.proposed = None
+        self._count()
+
+    def allow(self, on: bool) -> None:
+        """This metaserver is the only one, or isn't any more."""
+        self.allowed = on
+        self.store.alone = self.store.alone or not on
+        notify(self.news)
+
+    def adopt(self, found: CopySet) -> None:
+        """A set that some dataserver knows, and our store doesn't: it is told to the others."""
+        if found.number > self.told.number:
+            self.proposed = found
+
+    def _stand(self, at: float) -> None:
+        """Whether rounds move; when not for long, reads no longer wait for them."""
+        if not self.copies.needed:
+            return
+        if self.store.appended >= self.store.synced or self.store.appended != self._still[0]:
+            self._still = (self.store.appended, at)
+        up = [s for s in self.copies.slots if s not in self.down_since]
+        late = at - self._still[1] > limits.DOWN_S
+        self.store.alone = len(up) < self.copies.needed or late
+        missing = [s for s in self.copies.slots if s not in up] or [
+            slot for slot, whole, lag in self.facts() if lag or not whole
+        ]
+        concerned = {*self.copies.slots, *self.target}
+        troubles = dict.fromkeys(self.followers[slot].trouble for slot in sorted(concerned))
+        self.note = (
+            f"a change needs a copy on {self.copies.needed} dataservers of "
+            f"{self._names(self.copies.slots)}; waiting for {self._names(missing)}"
+            + "".join(troubles)
+            if self.store.alone
+            else ""
+        )
+
+    def _shown(self, slot: Slot) -> str:
+        return addresses.short(self.ledger.ring[slot])
+
+    def _names(self, slots: Sequence[Slot]) -> str:
+        return ", ".join(self._shown(slot) for slot in slots)
+
+    def complete(self) -> bool:
+        """Whether every member of the set has a whole copy."""
+        return not self.ready() and all(whole for _, whole, _ in self.facts())
+
+    def facts(self) -> list[tuple[Slot, bool, int]]:
+        """For people: of each member whether its copy is whole, and by how many rounds it lags."""
+        found = []
+        for slot in self.copies.slots:
+            one = self.followers.get(slot) or Follower()
+            found.append((slot, one.whole, max(0, self.store.synced - one.round)))
+        return found
+
+
+def _around(key: bytes) -> list[tuple[bytes, bytes]]:
+    """The records that a damaged one may have to do with: all of its inode, or itself."""
+    if key[:1] in OF_INODES and len(key) > 8:
+        prefixes = [bytes([table]) + key[1:9] for table in OF_INODES]
+        return [(prefix, schema.after(prefix)) for prefix in prefixes]
+    return [(key, key + b"\0")] if key else []

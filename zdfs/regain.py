@@ -1,0 +1,225 @@
+"""A metaserver whose store can't be used gets it back from the copies on dataservers.
+
+A room for `broker` that stands where the metaserver will stand: its store is empty, was damaged, or
+is older than what a dataserver has seen.
+
+    the dataservers report -> each promises itself to us: no other metaserver may add any more
+      -> enough copies are known (`copies.judge`) -> the newest is read -> the metaserver starts
+
+When no dataserver belongs to a cluster there is nothing to get back: the metaserver founds one.
+Nothing is ever started from less than what is needed; `note` says whom we wait for.
+"""
+
+import collections
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from zdfs import __version__, addresses, chain, cluster, copies, limits, wire
+from zdfs.calls import Peer, Trap, call, now, sleep
+from zdfs.chain import NO_COPIES, Head
+from zdfs.copied import CopiedStore
+from zdfs.errors import Damaged, Failure, Unavailable
+from zdfs.ids import Epoch, Incarnation, Policy, Session, Slot
+from zdfs.ports import Caller, Handler
+from zdfs.wire import State
+
+log = logging.getLogger("zdfs.meta")
+
+
+class Regain:
+    """Until it has `ended`."""
+
+    def __init__(self, store: CopiedStore, uuid: bytes, own: Head | None, faults: bool = False):
+        """`own`: the head of our store, if it can be vouched for."""
+        self.store, self.uuid, self.own, self.faults = store, uuid, own, faults
+        self.ended = False
+        self.note = "waiting for the dataservers: none has reported yet"
+        self.claimed = Incarnation(1)
+        self.least = Incarnation(0)  # the metaserver's incarnation is to be larger
+        self.reports: dict[Slot, cluster.Heard] = {}
+        self.failed: set[Slot] = set()  # whose copies could not be read
+        self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.handlers: Mapping[type[wire.Message], Handler] = {
+            kind: self.later
+            for kind in wire.BY_OPERATION.values()
+            if issubclass(kind, wire.Request)
+        } | {
+            wire.Identify: self.identify,
+            wire.GetStatus: self.status,
+            wire.Report: self.report,
+        }
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """The one that is claimed."""
+        return self.claimed
+
+    def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
+        """Nothing can be changed yet."""
+        raise Unavailable(self.note)
+
+    def keep(self, head: wire.RequestHead, reply: wire.Reply) -> None:
+        """Nothing is admitted."""
+        raise AssertionError("no change was admitted")
+
+    def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
+        """What runs beside the requests."""
+        return [("regain", self.regain())]
+
+    # --- requests ------------------------------------------------------------------------------
+
+    async def later(self, request: wire.Message, caller: Caller) -> wire.Reply:
+        """The metaserver can't answer yet."""
+        raise Unavailable(self.note)
+
+    async def identify(self, request: wire.Identify, caller: Caller) -> wire.Identity:
+        """Who is here."""
+        return wire.Identity(
+            wire.Role.META, __version__, self._cluster(), self.uuid, Slot(0), State.JOINING,
+            self.faults, addresses.host_id(), "", self.note,
+        )  # fmt: skip
+
+    async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:
+        """What we wait for."""
+        return wire.Status(
+            self._cluster(), self.note, limits.BLOCK_BYTES, Policy.ALL, self.claimed, (), (), (), 0
+        )
+
+    async def report(self, request: wire.Report, caller: Caller) -> wire.Instructions:
+        """A dataserver, each second: ask for its promise."""
+        at = await now()
+        # Of servers that belong to a cluster nobody knows which list is right: `_judge` waits.
+        living = {} if request.cluster else copies.alive(self.reports, at)
+        refused = cluster.mistyped(request, living)
+        if not refused:
+            self.reports[request.slot] = cluster.Heard(at, request)
+        if request.promised > self.claimed:
+            self.claimed = Incarnation(request.promised + 1)
+        # What it has seen served doesn't matter yet: nothing is served before the newest is known.
+        claim = wire.Claim(self.claimed, request.served_incarnation, request.served_round)
+        return wire.Instructions(
+            cluster=b"", epoch=Epoch(0), addresses=(), block_bytes=limits.BLOCK_BYTES,
+            life=request.life, claim=claim, granted=False, wiped=False, reconcile=0, drops=0,
+            copies=NO_COPIES, refused=refused,
+        )  # fmt: skip
+
+    def _cluster(self) -> bytes:
+        found = {h.report.cluster for h in self.reports.values() if h.report.cluster}
+        return found.pop() if len(found) == 1 else b""
+
+    # --- the work ------------------------------------------------------------------------------
+
+    async def regain(self) -> None:
+        """Until the store is the newest there is, or there is none."""
+        said = ""
+        while not self.ended:
+            await sleep(limits.BEAT_S / 8)
+            living = copies.alive(self.reports, await now())
+            verdict = self._other(self._judge(living), living)
+            if verdict.settled:
+                belongs = any(heard.report.cluster for heard in living.values())
+                self.least = self.claimed if belongs else Incarnation(0)
+                self.ended = True
+                return
+            if verdict.source is not None:
+                self.note = "reading the metadata from its copies"
+                try:
+                    await self._read(verdict.source, living)
+                except Failure as error:
+                    self.note = f"a copy of the metadata can't be read: {error}"
+                    log.error("%s", self.note)
+                    self.failed.add(verdict.source)
+                    await sleep(limits.RETRY_S)
+                else:
+                    self.least = self.claimed
+                    self.ended = True
+            else:
+                self.note = verdict.text
+                if self.note != said:
+                    said = self.note
+                    log.warning("%s", said)
+
+    def _other(
+        self, verdict: copies.Verdict, living: Mapping[Slot, cluster.Heard]
+    ) -> copies.Verdict:
+        """Another copy that reaches as far, if that one could not be read."""
+        if verdict.source not in self.failed or verdict.source is None:
+            return verdict
+        head = living[verdict.source].report.copy.head
+        for slot, heard in living.items():
+            same = heard.report.copy.whole and heard.report.copy.head == head
+            if slot not in self.failed and same:
+                return verdict._replace(source=slot)
+        self.failed.clear()  # all of them: begin again
+        return verdict
+
+    def _judge(self, living: Mapping[Slot, cluster.Heard]) -> copies.Verdict:
+        belongs = {s: h for s, h in living.items() if h.report.cluster}
+        if not belongs:
+            ring, text = cluster.founding(living, max((h.at for h in living.values()), default=0.0))
+            return copies.Verdict(text) if ring is None else copies.Verdict()
+        if len({h.report.cluster for h in belongs.values()}) > 1:
+            return copies.Verdict("the dataservers belong to different clusters: mind their stores")
+        if len({h.report.addresses for h in belongs.values()}) > 1:
+            return copies.Verdict("the dataservers were started with differing lists of ports")
+        ring = next(iter(belongs.values())).report.addresses
+        votes = sum(h.report.promised == self.claimed for h in belongs.values())
+        empty = len(living) - len(belongs)
+        enough = len(ring) // 2 + 1
+        if votes < enough and not (empty < enough and votes + empty == len(ring)):
+            silent = [addresses.short(a) for n, a in enumerate(ring) if Slot(n) not in living]
+            return copies.Verdict(
+                "waiting for more than half of the dataservers"
+                + (f"; silent: {', '.join(silent)}" if silent else "")
+            )
+        known = copies.newest_set(belongs, self.store.copies)
+        if not known.needed:
+            return copies.Verdict(
+                f"this metaserver's store is empty, but the dataservers belong to cluster "
+                f"{self._cluster().hex()} and have no copy of the metadata: start it with the "
+                "store it had, or make files of what is left with 'zdfs meta rebuild'"
+            )
+        seen = max((h.report.served_incarnation, h.report.served_round) for h in belongs.values())
+        counts = self.own is not None and copies.order(self.own) >= seen
+        return copies.judge(self.own if counts else None, known, belongs, ring, self.claimed)
+
+    async def _read(self, slot: Slot, living: Mapping[Slot, cluster.Heard]) -> None:
+        """Make our store what that copy is.  Failure: it can't be."""
+        report = living[slot].report
+        peer, uuid, head = Peer(report.addresses[slot]), report.cluster, report.copy.head
+        self.store.cluster = uuid
+        if self.own is not None and await self._replay(peer, uuid, head):
+            return
+        log.warning("reading all metadata from the copy on %s", addresses.short(peer))
+        self.own = None
+        self.store.begin_fill()
+        first, end = b"", False
+        while not end:
+            page = await call(peer, wire.ReadCopy(uuid, first, b""), limits.BULK_TIMEOUT_S)
+            if page.head.hash != head.hash:
+                raise Damaged("the copy has changed while it was read")
+            changes = chain.unpack_changes(b"".join(bytes(one) for one in page.data))
+            self.store.fill(changes, None if page.end else page.following)
+            first, end = page.following, page.end
+        self.store.end_fill(page.head)
+        log.warning("the metadata is back: %d records", head.records)
+
+    async def _replay(self, peer: Peer, uuid: bytes, head: Head) -> bool:
+        """The few rounds that our store lacks; False: it takes more than that."""
+        while self.store.head.hash != head.hash:
+            found = await call(
+                peer, wire.ReadRounds(uuid, self.store.head.round), limits.BULK_TIMEOUT_S
+            )
+            if not found.parts:
+                return False
+            frames = iter(found.data)
+            try:
+                self.store.replay(
+                    [b"".join(bytes(next(frames)) for _ in range(n)) for n in found.parts]
+                )
+            except Damaged as error:
+                log.warning("our store is not what the copies grew from: %s", error)
+                return False
+        return True
