@@ -21,6 +21,7 @@ from typing import NamedTuple
 from zdfs import chain, checksum, limits, records, schema
 from zdfs.calls import Condition, notify
 from zdfs.chain import GENESIS, NO_COPIES, Change, Head, RoundRecord
+from zdfs.copies import elected
 from zdfs.errors import Damaged
 from zdfs.ids import Incarnation, Round
 from zdfs.ports import MetaStore, Reader, Transaction
@@ -308,17 +309,18 @@ class CopiedStore:
         changed = [key for one in later for key, _ in chain.unpack_round(one.packed).changes]
         return any(low <= key < high for key in [*changed, *self._changes])
 
-    def restore(self, low: bytes, high: bytes, wanted: Sequence[Change]) -> int:
-        """The records with low <= key < high are to be these, as they always should have been: how
-        many were not.  No change of any round: it is what the chain says already."""
-        missing = dict(wanted)
+    def restore(self, low: bytes, high: bytes, told: Sequence[Sequence[Change]]) -> int:
+        """The records with low <= key < high are to be what most of {these copies, this store} say
+        they always have been: how many were not.  No change of any round: the chain says it."""
+        pages = [dict(page) for page in told]
         wrong: list[tuple[bytes, bytes | None]] = []
         with self.inner.write() as txn:
-            for key, payload in list(scan_past_damage(txn, low, high)):
-                right = missing.pop(key, None)
-                if payload != right:
+            ours = dict(scan_past_damage(txn, low, high))
+            for key in sorted(ours.keys() | set().union(*pages)):
+                own = ours.get(key)
+                right = elected(own, [page.get(key) for page in pages])
+                if right != own:
                     wrong.append((key, right))
-            wrong += missing.items()
             for key, right in wrong:
                 if right is None:
                     txn.delete(key)

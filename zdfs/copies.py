@@ -15,12 +15,14 @@ of every round that was ever answered; the newest among them is where a metaserv
 dataserver has seen outrun, does not count.
 """
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from zdfs import addresses, limits
 from zdfs.chain import GENESIS, NO_COPIES, CopySet, Head
 from zdfs.cluster import Heard
+from zdfs.errors import Damaged
 from zdfs.ids import Incarnation, Slot
 
 
@@ -123,6 +125,16 @@ def successor(
         if left and idle_s.get(slot, 0.0) >= patience_s:
             found[place] = left.pop(0)
     return tuple(sorted(found))
+
+
+def elected(own: bytes | Damaged | None, told: Sequence[bytes | None]) -> bytes | None:
+    """What a record is, when the own store and copies as of the same round say this of it (None:
+    there is none; Damaged: it can't be read).  Most votes win, for any one store may have lost it
+    without a sign; among equals, that there is a record, and then what a copy says."""
+    votes = collections.Counter(told)
+    if not isinstance(own, Damaged):
+        votes[own] += 1
+    return max(votes, key=lambda one: (votes[one], one is not None, one in told))
 
 
 def reached(heads: Sequence[int], needed: int) -> int:

@@ -17,23 +17,20 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from zdfs import addresses, chain, copies, limits, records, schema, wire
-from zdfs.calls import Condition, Peer, Trap, call, clock, notify, now, sleep, spawn, wait
+from zdfs.calls import Peer, Trap, call, notify, now, sleep, spawn, wait
 from zdfs.chain import GENESIS, NO_COPIES, CopySet, Head
 from zdfs.cluster import Heard, trusted
-from zdfs.copied import CopiedStore, Sealed, Tally
+from zdfs.copied import CopiedStore, Sealed
 from zdfs.errors import Damaged, Failure, Foreign, NoSpace
 from zdfs.ids import Slot, compose
 from zdfs.ledger import Ledger
+from zdfs.proof import Proof
 from zdfs.tables import decode
 
 log = logging.getLogger("zdfs.meta")
 
-PAGE = 2048  # records in a page of a Fill
-OF_INODES = b"iexmwo"  # tables whose keys begin with an inode's number
 UNPROVEN = 8  # a copy that was filled and isn't whole after so many looks is filled again
 STEER_S = 0.25
-PROVE_EVERY_S = 600.0  # our own store is read and proven so often
-TRIES = 20  # a copy that lags behind what changes all the time is asked so often
 
 
 class Follower:
@@ -73,9 +70,13 @@ class Copying:
         self._taken: dict[Slot, tuple[object, float]] = {}  # how far each came, and since when
         self._failed: dict[Slot, float] = {}  # when it could last not take over
         self._numbers = itertools.count(1)  # of sets: no other incarnation makes the same
-        self.doubt = Condition()  # a copy does not agree with what we have
+        self.proof = Proof(ledger, store, self._sources)
         self.news = store.news  # also: a server is back, the set changed
         self._still = (0, 0.0)  # how far rounds had come, and since when they stand there
+        # Up to where replies may have left, with members' logs and with their disks behind them.
+        self._answered: int = store.synced
+        self._promised: int = store.synced
+        store.promise(store.synced)  # a metaserver before us may have told somebody so
         self._load()
 
     def _load(self) -> None:
@@ -92,7 +93,7 @@ class Copying:
 
     def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
         """What runs beside the requests; the followers are started by `steer`."""
-        return [("copies", self.steer()), ("proof", self.prove())]
+        return [("copies", self.steer()), ("proof", self.proof.prove())]
 
     # --- may we? -------------------------------------------------------------------------------
 
@@ -124,6 +125,9 @@ class Copying:
             synced.append(copies.reached([m.synced for m in whole], one.needed))
         if self.copies.needed:
             store.appended, store.synced_there = min(appended), min(synced)
+            self._answered = max(self._answered, min(store.appended, store.synced))
+            safe = min(store.synced_there, store.synced, store.wants_sync)
+            self._promised = max(self._promised, safe)
             following = {*self.copies.slots, *self.target, *self.told.slots}
             store.heard_by_all(min(self._has(slot) for slot in following))
 
@@ -243,7 +247,7 @@ class Copying:
 
     async def _fill(self, slot: Slot, first: bytes, head: Head) -> None:
         """The next page of all records, as they are now."""
-        changes, end = self._records(first)
+        changes, end = self.proof.records(first)
         one = self.followers[slot]
         frames = tuple(chain.cut(chain.pack_changes(changes)))
         over = one.head or GENESIS
@@ -256,91 +260,15 @@ class Copying:
     # --- our own store -------------------------------------------------------------------------
 
     async def heal(self, key: bytes) -> int:
-        """A record of ours is damaged, or not what others count on: it and what belongs to its
-        inode as a copy has them.  How many records were not so."""
-        wrong = sum([await self._heal_range(low, high) for low, high in _around(key)])
-        if wrong:
-            text = f"{schema.describe(key)}: {wrong} records came back from a copy"
-            self.ledger.event(await clock(), "metadata healed", text)
-        return wrong
+        """As `Proof.heal`."""
+        return await self.proof.heal(key)
 
-    async def _heal_range(self, low: bytes, high: bytes) -> int:
-        """All records between two keys."""
-        wrong, tries = 0, TRIES
-        while low < high and tries:
-            tries -= 1
-            page = await self._page(low, high)
-            if page is None:
-                break
-            end = high if page.end else page.following
-            if self.store.touched(low, end, page.head.round):
-                continue
-            changes = chain.unpack_changes(b"".join(bytes(one) for one in page.data))
-            wrong += self.store.restore(low, end, changes)
-            low, tries = end, TRIES
-        return wrong
-
-    async def _page(self, low: bytes, high: bytes) -> wire.CopyPage | None:
-        """From the newest copy that has it."""
-        for slot in sorted(self.copies.slots, key=self._has, reverse=True):
-            one = self.followers.get(slot)
-            if one is None or not one.whole or slot in self.down_since:
-                continue
-            request = wire.ReadCopy(self.store.cluster, low, high)
-            try:
-                page: wire.CopyPage = await call(Peer(self.ledger.ring[slot]), request)
-            except Failure as error:
-                log.warning("the copy on %s: %s", self._shown(slot), error)
-                continue
-            return page
-        return None
-
-    async def prove(self) -> None:
-        """Read all records now and then, and when a copy does not agree: none is damaged, and none
-        is missing."""
-        while True:
-            await wait(self.doubt, PROVE_EVERY_S)
-            if not self.copies.needed or not self.allowed or await self._proven():
-                continue
-            wrong = await self._heal_range(schema.FIRST, schema.BEYOND)
-            # What was lost and then written again was counted twice.
-            await self._proven(rebase=True)
-            text = f"this metaserver's store was not whole: {wrong} records came from a copy"
-            self.ledger.event(await clock(), "metadata healed", text)
-
-    async def _proven(self, rebase: bool = False) -> bool:
-        """Whether all records are those that the newest round left; `rebase`: they are from now."""
-        tally = self.store.checked = Tally()
-        try:
-            while tally.cursor < schema.BEYOND:
-                await wait(self.news, limits.BEAT_S)
-                if self.store.between_rounds:
-                    changes, end = self._records(tally.cursor)
-                    tally.page(changes, schema.BEYOND if end else changes[-1][0] + b"\0")
-            if tally.proves(self.store.head):
-                return True
-            while rebase and (self.store.sealed or not self.store.between_rounds):
-                await sleep(0.001)
-            if rebase:
-                self.store.rebase(tally)
-        except Damaged as error:
-            log.error("%s", error)
-            return False
-        finally:
-            self.store.checked = None
-        return False
-
-    def _records(self, first: bytes) -> tuple[list[chain.Change], bool]:
-        """A page of our own from a key on; whether that was all."""
-        changes: list[chain.Change] = []
-        size = 0
-        with self.store.read() as read:
-            for key, payload in read.scan(first or schema.FIRST, schema.BEYOND):
-                changes.append((key, payload))
-                size += len(key) + len(payload)
-                if size > limits.FRAME_BYTES // 2 or len(changes) == PAGE:
-                    return changes, False
-        return changes, True
+    def _sources(self) -> list[Slot]:
+        """Whose copies can be asked: the members' that are up and whole."""
+        if not self.allowed:
+            return []
+        found = [(slot, self.followers.get(slot)) for slot in self.copies.slots]
+        return [slot for slot, one in found if one and one.whole and slot not in self.down_since]
 
     # --- the set -------------------------------------------------------------------------------
 
@@ -371,7 +299,7 @@ class Copying:
         self._strive(at)
         self._stand(at)
         if not all(heard.report.copy.agrees for heard in living.values()):
-            notify(self.doubt)
+            notify(self.proof.doubt)
         notify(self.news)
 
     def _strive(self, at: float) -> None:
@@ -379,7 +307,7 @@ class Copying:
         if self.proposed is not None:
             told = [heard.report.copy.copies for heard in self.reports.values()]
             known = sum(one == self.proposed for one in told)
-            if known >= copies.to_know(len(self.ledger.ring)):
+            if known >= copies.to_know(len(self.ledger.ring)) and self._holds(self.proposed):
                 self._settle(self.proposed)
             return
         if not self.copies.needed:
@@ -428,6 +356,15 @@ class Copying:
     def _up_to_date(self, slot: Slot) -> bool:
         one = self.followers.get(slot)
         return one is not None and one.whole and one.round >= self.store.appended and one.round > 0
+
+    def _holds(self, one: CopySet) -> bool:
+        """Whether enough of a set have what was answered before it counted, where it was told."""
+        members = [self.followers[slot] for slot in one.slots if slot in self.followers]
+        whole = [member for member in members if member.whole]
+        return (
+            copies.reached([member.round for member in whole], one.needed) >= self._answered
+            and copies.reached([member.synced for member in whole], one.needed) >= self._promised
+        )
 
     def _settle(self, found: CopySet) -> None:
         """Enough servers know of it: it counts."""
@@ -487,11 +424,3 @@ class Copying:
             one = self.followers.get(slot) or Follower()
             found.append((slot, one.whole, max(0, self.store.synced - one.round)))
         return found
-
-
-def _around(key: bytes) -> list[tuple[bytes, bytes]]:
-    """The records that a damaged one may have to do with: all of its inode, or itself."""
-    if key[:1] in OF_INODES and len(key) > 8:
-        prefixes = [bytes([table]) + key[1:9] for table in OF_INODES]
-        return [(prefix, schema.after(prefix)) for prefix in prefixes]
-    return [(key, key + b"\0")] if key else []

@@ -19,7 +19,7 @@ from zdfs import __version__, addresses, events, extents, limits, metacheck
 from zdfs import records, schema, wire
 from zdfs.calls import Trap, clock, now, sleep
 from zdfs.contents import Contents
-from zdfs.errors import Damaged, NoSession, Unavailable
+from zdfs.errors import Damaged, Failure, NoSession, Unavailable
 from zdfs.events import Chronicle
 from zdfs.ids import Incarnation, Ino, Session, Slot, Token
 from zdfs.inspection import Inspection
@@ -364,7 +364,10 @@ class Meta:
             for finding in findings:
                 text = f"{schema.describe(finding.key)}: {finding.what}"
                 self.ledger.event(at_ns, "metadata damage", text)
-                await self._heal(finding.key)
+                try:
+                    await self._heal(finding.key)
+                except Failure as error:
+                    log.error("%s: not healed: %s", text, error)
             if cursor is None:
                 break
             await sleep(0.02)

@@ -17,9 +17,9 @@ from tests.world.cluster import Cluster
 from tests.world.nemesis import Nemesis
 from tests.world.world import Node, World
 from zdfs import wire
-from zdfs.copying import PROVE_EVERY_S
 from zdfs.errors import Failure
 from zdfs.ids import ROOT, Policy
+from zdfs.proof import PROVE_EVERY_S
 
 LAST_S = 400.0  # virtual: every call ends so soon after the faults
 LAST_LINES = 80

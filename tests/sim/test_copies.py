@@ -201,6 +201,26 @@ def test_a_record_that_nobody_counts_is_missed(town: Town) -> None:
     town.all_is_well()
 
 
+def test_a_copy_that_lost_something_takes_nothing_away(seed: int) -> None:
+    """Our store lost one name without a sign, and each copy another one of the same directory."""
+    town = Town(seed)
+    town.write(*(b"/f%d" % number for number in range(6)))
+    town.cluster.heal()
+    town.cluster.rest(5.0)
+    stores = [town.cluster.meta.store, *(town.cluster.data[s].store.copy for s in town.members)]
+    keys = [key for key in stores[0].records.keys if key[:1] == b"e"]
+    assert len(keys) >= len(stores)
+    for key, store in zip(keys, stores, strict=False):
+        del store.records.values[key]
+        store.records.keys.remove(key)
+    town.cluster.meta.crash()
+    town.cluster.meta.restart()
+    town.cluster.rest(1500.0)
+    for store in stores[:1] + [town.cluster.data[s].store.copy for s in town.members]:
+        assert not set(keys) - set(store.records.keys)
+    town.all_is_well()
+
+
 def test_a_copy_that_rots_is_filled_again(town: Town) -> None:
     town.cluster.rest(5.0)
     records = town.cluster.data[town.members[0]].store.copy.records

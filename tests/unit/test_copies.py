@@ -12,7 +12,7 @@ from zdfs.chain import GENESIS, CopySet, Head
 from zdfs.cluster import Heard
 from zdfs.copied import CopiedStore, Sealed
 from zdfs.copying import Copying, Follower
-from zdfs.errors import Foreign, Unavailable
+from zdfs.errors import Damaged, Foreign, Unavailable
 from zdfs.ids import Incarnation, Round, Slot
 from zdfs.ledger import Ledger
 from zdfs.mirror import Mirror
@@ -175,15 +175,112 @@ def test_a_round_counts_when_as_many_as_are_needed_have_it() -> None:
     assert copies.reached([7], 2) == copies.reached([], 1) == 0
 
 
-def test_a_copy_that_is_being_filled_does_not_count() -> None:
+def copied(rounds_: int = 0) -> Copying:
+    """Of a metaserver whose set is in force; its store has so many rounds at its start."""
     store = CopiedStore(MemoryMetaStore(), CLUSTER)
-    copying = Copying(Ledger(store, bytes(16)), store, {}, 2)
-    copying.copies = store.copies = SET
+    for number in range(rounds_):
+        change(store, b"%d" % number)
+    made = Copying(Ledger(store, bytes(16)), store, {}, 2)
+    made.copies = store.copies = SET
+    made.followers = {Slot(number): Follower() for number in range(4)}
+    return made
+
+
+def has(copying: Copying, slot: int, appended: int, synced: int) -> None:
+    """A dataserver's copy is whole, and reaches so far."""
+    one = copying.followers[Slot(slot)]
+    one.whole, one.round, one.synced = True, appended, synced
+    copying._count()
+
+
+def test_a_copy_that_is_being_filled_does_not_count() -> None:
+    copying = copied()
+    store = copying.store
     for slot in SET.slots:
-        one = copying.followers[slot] = Follower()
-        one.whole, one.round, one.synced = slot == 0, 7, 7
+        has(copying, slot, 7, 7)
+        copying.followers[slot].whole = slot == 0
     copying._count()
     assert (store.appended, store.synced_there) == (0, 0)
     copying.followers[Slot(1)].whole = True
     copying._count()
     assert (store.appended, store.synced_there) == (7, 7)
+
+
+# --- a set that takes over -----------------------------------------------------------------------
+
+
+NEW = CopySet(2, (Slot(1), Slot(2), Slot(3)), 2)
+
+
+def test_a_set_waits_until_it_has_on_disk_what_was_acknowledged_so() -> None:
+    """Who takes over has the rounds, but not yet on disk as members that are gone told."""
+    copying = copied()
+    for number in range(7):
+        change(copying.store, b"%d" % number)
+    copying.store.promise(Round(7))
+    for slot in (0, 1):
+        has(copying, slot, 7, 7)
+    assert copying.store.safe(synced=True, change=True) == 7, "somebody was told"
+    copying.proposed = NEW
+    has(copying, 3, 7, 0)
+    assert not copying._holds(NEW)
+    has(copying, 3, 7, 7)
+    assert copying._holds(NEW)
+
+
+def test_a_set_that_is_found_at_the_start_is_asked_what_it_has() -> None:
+    """Whatever stands in the store may have been acknowledged, by a metaserver before this one."""
+    copying = copied(rounds_=5)
+    assert copying.store.wants_sync == 5, "members are asked to sync it"
+    copying.adopt(NEW)
+    for slot in (1, 2):
+        has(copying, slot, 5, 4)
+    assert not copying._holds(NEW)
+    for slot in (1, 2):
+        has(copying, slot, 5, 5)
+    assert copying._holds(NEW)
+
+
+def test_what_a_set_settles_with_is_asked_first() -> None:
+    copying = copied(rounds_=5)
+    copying.proposed = NEW
+    for number in range(4):
+        known = heard(number, head(1, 5))
+        told = known.report.copy._replace(copies=NEW)
+        copying.reports[Slot(number)] = Heard(0.0, replace(known.report, copy=told))
+    copying._strive(0.0)
+    assert copying.proposed == NEW, "nobody has what the store has"
+    for slot in (1, 2):
+        has(copying, slot, 5, 5)
+    copying._strive(0.0)
+    assert copying.copies == NEW and copying.proposed is None
+
+
+# --- records that come back ----------------------------------------------------------------------
+
+
+def test_no_single_store_is_believed() -> None:
+    a, b, bad = b"a", b"b", Damaged("flipped")
+    assert copies.elected(a, [a, a, None]) == a, "a copy lost it"
+    assert copies.elected(None, [a, a, None]) == a, "ours and one copy's lost it"
+    assert copies.elected(a, [None, None, None]) is None, "ours has what was removed"
+    assert copies.elected(bad, [a, None]) == a
+    assert copies.elected(bad, [None, None]) is None
+    assert copies.elected(a, [None]) == a, "nothing is taken away in doubt"
+    assert copies.elected(a, [b]) == b, "ours is the one in doubt"
+    assert copies.elected(a, [b, a]) == a
+
+
+def test_a_store_is_healed_from_copies_that_lack_something_themselves() -> None:
+    store = CopiedStore(MemoryMetaStore(), CLUSTER)
+    with store.write() as txn:
+        for key in (b"k1", b"k2", b"k3"):
+            txn.put(key, b"right")
+    store.end_round()
+    with store.inner.write() as txn:
+        txn.delete(b"k1")
+        txn.put(b"k3", b"wrong")
+    every = [(b"k1", b"right"), (b"k2", b"right"), (b"k3", b"right")]
+    assert store.restore(b"k", b"l", [every[:1] + every[2:], every[1:], every]) == 2
+    with store.read() as read:
+        assert dict(read.scan(b"k", b"l")) == dict(every)
