@@ -278,6 +278,18 @@ class LogStore:
             if victim is None:
                 return False
             self._compacting = (victim, self._live_records(victim))
+        number = self._compacting[0]
+        try:
+            return self._compact(most_bytes)
+        except OSError as error:  # unreadable here and there: it stays, for what can be read of it
+            path = segment_path(self._directory, number)
+            log.warning("%s: not compacted before the next start: %s", path, error.strerror)
+            self._stop_compacting()
+            self._stuck.add(number)
+            return True
+
+    def _compact(self, most_bytes: int) -> bool:
+        assert self._compacting is not None
         number, live = self._compacting
         moved = 0
         for name, entry, body in live:
@@ -300,14 +312,18 @@ class LogStore:
 
     def rebuild_index(self) -> None:
         """Set the index aside and make it anew from the log.  Takes as long as reading the log;
-        versions that were dropped may come back: reconcile after it."""
+        versions that were dropped may come back: reconcile after it.  StoreError: the log can't
+        be read."""
         self.end_round()
         self.settle()
         self._index.close()
         self._stop_compacting()
         self._stuck.clear()
-        index = replay.remake(self._directory)
-        self._index = replay.replay(self._directory, index, self.synced).index
+        try:
+            index = replay.remake(self._directory)
+            self._index = replay.replay(self._directory, index, self.synced).index
+        except OSError as error:
+            raise StoreError(f"{self._directory}: its log can't be read: {error}") from error
         self._touch()
         self._log.append_state(self._state)
         self.end_round()

@@ -20,7 +20,7 @@ names.
 Of a file nothing else is known: its size ends with its last block (where that was shortened, or a
 hole followed, it was another), its name, owner, mode and times are gone.  An empty file has no
 block, so it is gone; so are directories, symlinks and whatever else is no regular file.  What was
-removed or cut off a moment before the end may be there again.
+removed or cut off a moment before the end may be there again, whole or in part.
 """
 
 import heapq
