@@ -72,6 +72,7 @@ def test_damage_of_every_store(cluster: Cluster, dice: random.Random) -> None:
     mount = cluster.mount()
     data = dice.randbytes(BLOCK)
     (mount / "d").mkdir()
+    files.put(mount / "first", dice.randbytes(4 * BLOCK))  # all that the scrub has time to read
     for name in ("flipped", "nameless", "linked"):
         files.put(mount / "d" / name, data)
     inos = {name: (mount / "d" / name).stat().st_ino for name in ("nameless", "linked")}
