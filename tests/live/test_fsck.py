@@ -180,6 +180,7 @@ print(turn)
 """
 
 
+@pytest.mark.timeout(300)  # each check waits for what was dropped meanwhile
 def test_no_false_alarm_while_programs_work(cluster: Cluster, seed: int, tmp_path: Path) -> None:
     mount, end = cluster.mount(), tmp_path / "end"
     workers = []
