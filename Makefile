@@ -15,6 +15,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 SOURCES := zdfs tests $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
+LIVES := 60
 
 .PHONY: run test check lint live sim replay sim-coverage mutants soak chaos bench docs format clean
 .NOTPARALLEL:
@@ -29,11 +30,12 @@ PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 run: .venv/.ready
 	@exec $(VENV) -m zdfs.up $(if $(FAULTS),--faults)
 
+test: LIVES := 300
 test: check live
 
 check: lint
 	$(PYTEST) -q tests/test_house.py
-	$(PYTEST) -q -n 2 -m "not soak" --ignore tests/live --ignore tests/test_house.py
+	$(PYTEST) -q -n 2 --lives $(LIVES) -m "not soak" --ignore tests/live --ignore tests/test_house.py
 
 lint: .venv/.ready
 	$(VENV) -m black -q --check --line-length 100 $(SOURCES) || \

@@ -62,6 +62,7 @@ def until(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "") 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="draw what an earlier run drew")
+    parser.addoption("--lives", type=int, default=60, help="so many fresh simulated lives")
 
 
 @pytest.hookimpl(tryfirst=True)

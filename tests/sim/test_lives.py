@@ -1,6 +1,7 @@
-"""Fresh lives, as many as half a minute allows, and all that ever failed.
+"""Fresh lives, sixty or as many as `--lives` says, and all that ever failed.
 
-`make sim SEEDS=10000` tries more; tests/sim/seeds.txt keeps what failed.
+`make test` plays three hundred, `make sim SEEDS=10000` any number; tests/sim/seeds.txt keeps what
+failed.
 """
 
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 from tests.sim.kinds import KINDS
 from tests.sim.life import play
 
-FRESH = 60  # kinds follow one another, from one that the seed says
 FAILED = Path(__file__).with_name("seeds.txt")
 
 
@@ -20,7 +20,12 @@ def failed() -> list[tuple[str, int]]:
     return [(words[0], int(words[1])) for words in lines if words]
 
 
-@pytest.mark.parametrize("number", range(FRESH))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Kinds follow one another, from one that the seed says."""
+    if "number" in metafunc.fixturenames:
+        metafunc.parametrize("number", range(metafunc.config.getoption("lives")))
+
+
 def test_a_life(number: int, seed: int) -> None:
     kinds = list(KINDS)
     play(kinds[(seed + number) % len(kinds)], seed + number)
