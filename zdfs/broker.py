@@ -295,16 +295,13 @@ class Broker:
         assert self.room is not None
         head = caller.head
         reply_head = wire.ReplyHead(
-            head.session,
-            head.slot,
-            head.sequence,
-            asked.operation,
-            self.room.incarnation,
-            self.store.synced,
+            *head[:3], asked.operation, self.room.incarnation, self.store.synced
         )
         # An unsynced round may hold what this reply reports, also when another request made it.
         synced = reply.durability is wire.Durability.SYNCED
-        needed = self.store.round if self.store.dirty else Round(max(0, self.store.round - 1))
+        needed = Round(max(0, self.store.round - (not self.store.dirty)))
+        if reply.durability is wire.Durability.ASIDE:
+            needed = Round(0)
         if synced:
             self.store.promise(needed)
         until = time.monotonic() + min(head.remaining_ms / 1000, limits.PATIENCE_S) + GRACE_S

@@ -278,7 +278,7 @@ class Done(Reply):
     """It is done, and logged if it was a change."""
 
 
-@message(3)
+@message(3, Durability.ASIDE)
 class Identity(Reply):
     """Who answers here."""
 
