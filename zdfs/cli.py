@@ -150,7 +150,7 @@ def _node(arguments: Sequence[str]) -> int:
     data.add_argument(
         "--rebuild-rate", type=int, default=0, metavar="BYTES",
         help="copy at most so many bytes a second back to a lost disk (0: no limit; while others "
-        "work, a rebuild rests as long as it works)",
+        "work, a rebuild rests twice as long as it works)",
     )  # fmt: skip
     for one in (meta, data):
         one.add_argument(

@@ -94,11 +94,11 @@ def test_who_is_silent_is_asked_less_and_less_often() -> None:
     assert sources.choose([one], 1, at) == one
 
 
-def test_a_rebuild_rests_as_long_as_it_works_while_others_work() -> None:
+def test_a_rebuild_rests_for_longer_than_it_works_while_others_work() -> None:
     assert recovery.pause(0.2, 4096, 0, busy=False) == 0.0
-    assert recovery.pause(0.2, 4096, 0, busy=True) == 0.2
+    assert recovery.pause(0.2, 4096, 0, busy=True) == 0.4
     assert recovery.pause(0.2, 1000, 1000, busy=True) == 0.8, "1000 bytes took their second"
-    assert recovery.pause(0.2, 100, 1000, busy=True) == 0.2, "the rate is no target"
+    assert recovery.pause(0.2, 100, 1000, busy=True) == 0.4, "the rate is no target"
     assert recovery.pause(2.0, 1000, 1000, busy=False) <= 0.0
 
 
