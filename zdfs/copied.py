@@ -13,7 +13,7 @@ How far a reply may run ahead of the disks is asked by the broker with `safe`:
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from zdfs.ports import MetaStore, Reader, Transaction
 from zdfs.tables import scan_past_damage
 
 _SUM = 2**64
+Told = tuple[Mapping[bytes, bytes | None], Set[bytes]]
 
 
 class Sealed(NamedTuple):
@@ -102,6 +103,10 @@ class Noting:
             old = self.txn.get(key)
             self.before[key] = None if old is None else checksum.check(key, old)
         self.changes[key] = payload
+
+
+def _check(key: bytes, payload: bytes | None) -> int | None:
+    return None if payload is None else checksum.check(key, payload)
 
 
 class CopiedStore:
@@ -301,26 +306,30 @@ class CopiedStore:
 
     # --- being healed from a copy --------------------------------------------------------------
 
-    def touched(self, low: bytes, high: bytes, since: int) -> bool:
-        """Whether records with low <= key < high were changed behind a round; unsure: yes."""
-        if self.outbox and self.outbox[0].head.round > since + 1:
-            return True
-        later = [one for one in self.outbox if one.head.round > since]
-        changed = [key for one in later for key, _ in chain.unpack_round(one.packed).changes]
-        return any(low <= key < high for key in [*changed, *self._changes])
+    def changed_since(self, head: Head) -> set[bytes] | None:
+        """The keys that changed behind a round; None: that is not known any more."""
+        if self.outbox and self.outbox[0].head.round > head.round + 1:
+            return None
+        later = [one for one in self.outbox if one.head.round > head.round]
+        changed = {key for one in later for key, _ in chain.unpack_round(one.packed).changes}
+        return changed | set(self._changes)
 
-    def restore(self, low: bytes, high: bytes, told: Sequence[Sequence[Change]]) -> int:
-        """The records with low <= key < high are to be what most of {these copies, this store} say
-        they always have been: how many were not.  No change of any round: the chain says it."""
-        pages = [dict(page) for page in told]
+    def restore(self, low: bytes, high: bytes, told: Sequence[Told]) -> int:
+        """The records with low <= key < high are to be what most of {copies, this store} say they
+        always have been: how many were not.  `told`: of each copy its records, and the keys that
+        changed since then, of which it can't say anything.  No change of any round."""
         wrong: list[tuple[bytes, bytes | None]] = []
         with self.inner.write() as txn:
             ours = dict(scan_past_damage(txn, low, high))
-            for key in sorted(ours.keys() | set().union(*pages)):
+            for key in sorted(ours.keys() | set().union(*(there for there, _ in told))):
+                votes = [there.get(key) for there, changed in told if key not in changed]
                 own = ours.get(key)
-                right = elected(own, [page.get(key) for page in pages])
-                if right != own:
-                    wrong.append((key, right))
+                right = elected(own, votes) if votes else own
+                if right is own or isinstance(right, Damaged) or right == own:
+                    continue
+                wrong.append((key, right))
+                if self.checked is not None and not isinstance(own, Damaged):
+                    self.checked.change(key, _check(key, own), _check(key, right))
             for key, right in wrong:
                 if right is None:
                     txn.delete(key)

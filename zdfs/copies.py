@@ -39,9 +39,9 @@ class Verdict(NamedTuple):
         return not self.text and self.source is None
 
 
-def first_set(needed: int, servers: int) -> tuple[Slot, ...]:
-    """The slots of the first journal set: one may be down while rounds go on."""
-    return tuple(Slot(slot) for slot in range(min(servers, max(0, 2 * needed - 1))))
+def first_set(needed: int, slots: Sequence[Slot]) -> tuple[Slot, ...]:
+    """The first journal set, of the first of these: one may be down while rounds go on."""
+    return tuple(sorted(slots[: max(0, 2 * needed - 1)]))
 
 
 def to_know(servers: int) -> int:

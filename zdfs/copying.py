@@ -70,7 +70,8 @@ class Copying:
         self._taken: dict[Slot, tuple[object, float]] = {}  # how far each came, and since when
         self._failed: dict[Slot, float] = {}  # when it could last not take over
         self._numbers = itertools.count(1)  # of sets: no other incarnation makes the same
-        self.proof = Proof(ledger, store, self._sources)
+        self.damaged = False  # a record of ours can't be read, so no copy can be filled
+        self.proof = Proof(ledger, store, self._sources, self._first)
         self.news = store.news  # also: a server is back, the set changed
         self._still = (0, 0.0)  # how far rounds had come, and since when they stand there
         # Up to where replies may have left, with members' logs and with their disks behind them.
@@ -101,8 +102,8 @@ class Copying:
         """Why nothing may be changed; empty: it may."""
         if not self.wanted and not self.copies.needed:
             return ""
-        if not self.copies.needed:
-            return "waiting for the first copies of the metadata"
+        if not self.copies.needed:  # what can't be filled is no reason: fsck must be able to mend
+            return "" if self.damaged else "waiting for the first copies of the metadata"
         return self.note
 
     def judge(self, own: Head | None, at: float) -> copies.Verdict:
@@ -200,6 +201,8 @@ class Copying:
             return True
         if behind is None or (not one.whole and (not one.cursor or one.unproven > UNPROVEN)):
             log.info("filling the copy of the metadata on %s", self._shown(slot))
+            if one.unproven > UNPROVEN:
+                notify(self.proof.doubt)
             one.unproven = 0
             await self._fill(slot, b"", store.head)
             return True
@@ -247,7 +250,12 @@ class Copying:
 
     async def _fill(self, slot: Slot, first: bytes, head: Head) -> None:
         """The next page of all records, as they are now."""
-        changes, end = self.proof.records(first)
+        try:
+            changes, end = self.proof.records(first)
+        except Damaged:
+            self.damaged = True
+            notify(self.proof.doubt)
+            raise
         one = self.followers[slot]
         frames = tuple(chain.cut(chain.pack_changes(changes)))
         over = one.head or GENESIS
@@ -269,6 +277,10 @@ class Copying:
             return []
         found = [(slot, self.followers.get(slot)) for slot in self.copies.slots]
         return [slot for slot, one in found if one and one.whole and slot not in self.down_since]
+
+    def _first(self) -> bool:
+        """Whether there are no copies yet, and there are to be some."""
+        return self.allowed and self.wanted > 0 and not self.copies.needed
 
     # --- the set -------------------------------------------------------------------------------
 
@@ -298,38 +310,49 @@ class Copying:
             return
         self._strive(at)
         self._stand(at)
-        if not all(heard.report.copy.agrees for heard in living.values()):
+        members = [living[slot] for slot in self.copies.slots if slot in living]
+        if not all(heard.report.copy.agrees for heard in members):
             notify(self.proof.doubt)
         notify(self.news)
 
     def _strive(self, at: float) -> None:
         """Towards a set whose members are up."""
-        if self.proposed is not None:
+        if self.proposed is not None and not self._passed_by(self.proposed, at):
             told = [heard.report.copy.copies for heard in self.reports.values()]
             known = sum(one == self.proposed for one in told)
             if known >= copies.to_know(len(self.ledger.ring)) and self._holds(self.proposed):
                 self._settle(self.proposed)
             return
-        if not self.copies.needed:
+        first = not self.copies.needed
+        idle_s = {slot: self._idle_s(slot, at) for slot in self.followers}
+        if first:
             if not self.wanted:
                 return
             needed = min(self.wanted, len(self.ledger.ring))
-            self.target = copies.first_set(needed, len(self.ledger.ring))
+            up_first = sorted(idle_s, key=lambda slot: (idle_s[slot] > limits.DOWN_S, slot))
+            self.target = copies.first_set(needed, up_first)
         else:
             needed, patience_s = self.copies.needed, limits.REPLACE_S
-            if self.note:
+            if self.note or self.proposed is not None:
                 patience_s = limits.DOWN_S
-            idle_s = {slot: self._idle_s(slot, at) for slot in self.followers}
             spares = self._spares(idle_s, patience_s, at)
             self.target = copies.successor(self.copies, idle_s, spares, patience_s)
-            if self.target == self.copies.slots:
+            if self.target == self.told.slots:
                 return
+        have = [slot for slot in self.target if self._up_to_date(slot)]
         new = [slot for slot in self.target if slot not in self.copies.slots]
-        have = [s for s in self.target if self._up_to_date(s)]
+        if first:  # whoever is down is filled when it is back
+            new = [slot for slot in new if idle_s[slot] <= limits.DOWN_S]
         if len(have) >= needed and all(slot in have for slot in new):
             number = compose(self.ledger.incarnation, next(self._numbers))
             self.proposed = CopySet(number, self.target, needed)
             log.info("copies of the metadata: %s", self._names(self.target))
+
+    def _passed_by(self, one: CopySet, at: float) -> bool:
+        """Whether a set that was proposed can't count, since too few of its members are up.  A
+        start asks for enough of each set that it hears of, so another one may be proposed."""
+        up = sum(self._idle_s(slot, at) < limits.DOWN_S for slot in one.slots)
+        return self.copies.needed > 0 and up < one.needed
 
     def _idle_s(self, slot: Slot, at: float) -> float:
         """How long a member of the set, or of the one to be, has been down or took nothing."""
@@ -338,7 +361,7 @@ class Copying:
         one = self.followers[slot]
         came = (one.round, one.cursor)
         done = one.whole and one.round >= self.store.synced
-        concerned = slot in self.copies.slots or slot in self.target
+        concerned = slot in {*self.copies.slots, *self.target, *self.told.slots}
         if done or not concerned or self._taken.get(slot, (None, at))[0] != came:
             self._taken[slot] = (came, at)
         return at - self._taken[slot][1]
@@ -371,7 +394,7 @@ class Copying:
         with self.store.write() as txn:
             txn.put(schema.COPY_SET, records.pack(found))
         self.copies = self.store.copies = found
-        self.proposed = None
+        self.proposed, self.damaged = None, False
         self._count()
 
     def allow(self, on: bool) -> None:

@@ -37,7 +37,7 @@ from zdfs.admin import where
 from zdfs.calls import Peer, call, sleep
 from zdfs.corrupt import corrupt
 from zdfs.errors import Failure, StartError
-from zdfs.ids import Ino, Slot
+from zdfs.ids import Ino, Policy, Slot
 from zdfs.link import Link
 from zdfs.nodes import Node, find_nodes
 from zdfs.paths import PathVolume
@@ -213,9 +213,6 @@ async def verify(volume: PathVolume, truth: dict[bytes, bytes]) -> int:
     return count
 
 
-# --- the drill ---------------------------------------------------------------------------------
-
-
 class Drill:
     """One run."""
 
@@ -259,7 +256,7 @@ class Drill:
             "corrupt": self.corrupt,
             "stop": lambda step: self.stop(step, nodes[0]),
             "kill": lambda step: self.kill(step, nodes[0], False),
-            "wipe": lambda step: self.kill(step, self._wipeable(nodes), True),
+            "wipe": lambda step: self.kill(step, nodes_here.wipeable(self.ring, nodes), True),
             "fill": self.fill,
         }
         for name in STEPS:
@@ -272,18 +269,13 @@ class Drill:
             began = time.monotonic()
             try:
                 acts[name](step)
-            except (Broken, Failure) as error:
+            except (Broken, Failure, StartError, OSError) as error:
                 step.result = "broken"
                 step.seen.append(str(error))
             step.took_s = round(time.monotonic() - began, 1)
             if step.result == "broken":
                 return
         self._clean()
-
-    def _wipeable(self, nodes: list[Node]) -> Node:
-        """By slot: its process may be another one since the last step."""
-        slots = [node.slot for node in nodes if not node.looked_after]
-        return next(node for node in find_nodes(self.ring) if node.slot == slots[0])
 
     # --- steps ---------------------------------------------------------------------------------
 
@@ -335,16 +327,22 @@ class Drill:
         """kill -9, and the same command line again, perhaps on an empty store."""
         folder = os.readlink(f"/proc/{node.pid}/cwd")
         outputs = (nodes_here.output(node.pid, 1), nodes_here.output(node.pid, 2))
+        if wipe:
+            nodes_here.store_of(node, folder)
         with self._writer(step):
             os.kill(node.pid, signal.SIGKILL)
             step.done.append(f"killed dataserver {node.slot} (process {node.pid})")
             if not node.looked_after:
-                self._away(step, node.slot)
-                self._verify(step)
-                if wipe:
-                    step.done.append(f"set its store aside: {nodes_here.set_aside(node, folder)}")
-                again = nodes_here.start_again(node, folder, outputs)
-                step.done.append(f"started it again (process {again.pid}): {' '.join(node.words)}")
+                try:
+                    self._away(step, node.slot)
+                    self._verify(step)
+                    if wipe:
+                        aside = nodes_here.set_aside(node, folder)
+                        step.done.append(f"set its store aside: {aside}")
+                finally:
+                    again = nodes_here.start_again(node, folder, outputs)
+                    words = " ".join(node.words)
+                    step.done.append(f"started it again (process {again.pid}): {words}")
             else:
                 step.done.append("left its start to make run")
                 self._verify(step)
@@ -387,8 +385,6 @@ class Drill:
         self.truth[path] = b"x" * self.status.block_bytes
         return True
 
-    # --- what is watched -----------------------------------------------------------------------
-
     def _verify(self, step: Step) -> None:
         with client(self.meta) as (link, volume):
             count = link.run(verify(volume, self.truth))
@@ -427,8 +423,11 @@ class Drill:
         step.seen.append(f"a writer's {int(synced[0]) + 1} synced writes all went through")
 
     def _away(self, step: Step, slot: Slot) -> None:
-        """It is seen that a server is away, and that writes wait for it."""
+        """It is seen that a server is away, and that writes wait for it (policy all)."""
         self._until(lambda: self._state(slot) is State.DOWN, f"dataserver {slot} shown as down")
+        if self.status.policy is Policy.QUORUM:
+            step.seen.append("status says that it is down; writes go on (policy quorum)")
+            return
         self._until(self._blocked, "waiting writes in zdfs status")
         step.seen.append("status says that it is down, and that writes wait")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zdfs import addresses, limits, locating, visiting, wire
+from zdfs import addresses, copies, limits, locating, visiting, wire
 from zdfs.admin import find_meta, size
 from zdfs.calls import Peer, call
 from zdfs.errors import StartError
@@ -188,8 +188,18 @@ def _facts(
         "reads": loss(total.reads),
         "data": loss(total.data),
         "metaserver_restart": "serves" if left * 2 > len(members) else "reads only",
+        "names": "go on" if _names_go_on(status, {*slots, *silent}) else "wait",
         "damaged_records": total.damaged,
     }
+
+
+def _names_go_on(status: wire.Status, away: set[Slot]) -> bool:
+    """Whether names can be changed: enough members of the journal set are up, or enough servers to
+    make and to know another one."""
+    needed, servers = status.copies.needed, len(status.servers)
+    members = {one.slot for one in status.copies.members}
+    left = servers - len(away)
+    return len(members - away) >= needed or left >= max(needed, copies.to_know(servers))
 
 
 def text(facts: dict[str, Any]) -> str:
@@ -203,10 +213,11 @@ def text(facts: dict[str, Any]) -> str:
         for one in facts[key]:
             lines.append(f"        dataserver {one['slot']} ({one['address']}): {words}")
     waiting, files = facts["writes"]["files"], facts["files"]
+    names = "names go on" if facts["names"] == "go on" else "changes of names would wait, too"
     if waiting == files and files:
-        lines.append(f"writes  would wait, to every file ({files}); names go on")
+        lines.append(f"writes  would wait, to every file ({files}); {names}")
     else:
-        lines.append(f"writes  would wait to {waiting} of {files} files; names go on")
+        lines.append(f"writes  would wait to {waiting} of {files} files; {names}")
     lines += _named(facts["writes"]["named"], waiting) if waiting != files else []
     lines += _loss("reads ", "would be EIO until one is back", "can be read", facts["reads"], files)
     gone = "would be lost if those disks never came back"

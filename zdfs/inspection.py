@@ -13,10 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from zdfs import limits, mending, placement, schema, wire
-from zdfs.calls import clock
-from zdfs.errors import BadMessage, Damaged, Failure
+from zdfs.calls import clock, now
+from zdfs.errors import BadMessage, Damaged, Failure, Unavailable
 from zdfs.ids import Ino
 from zdfs.ledger import Ledger
+from zdfs.membership import Membership
 from zdfs.metacheck import Cursor, Finding
 from zdfs.namespace import Newborn
 from zdfs.ports import Caller
@@ -49,16 +50,18 @@ class Inspection:
         ledger: Ledger,
         orphans: dict[Ino, None],
         is_open: Callable[[Ino], bool],
-        may_change: Callable[[], None],
+        members: Membership,
     ):
         self.ledger, self.orphans = ledger, orphans
-        self.is_open, self.may_change = is_open, may_change
+        self.is_open, self.members = is_open, members
         self._runs: dict[bytes, _Run] = {}
 
     async def examine(self, request: wire.Examine, caller: Caller) -> wire.Examined:
         """The next slice of a walk."""
         at_ns = await clock()
-        self.may_change()
+        self.members.may_change()
+        if request.mend and request.step == 1:
+            await self._healed()
         run = self._run(request)
         if run.told is not None and request.step == run.step:
             return run.told
@@ -78,7 +81,7 @@ class Inspection:
 
     async def list_entries(self, request: wire.ListEntries, caller: Caller) -> wire.Entries:
         """The entries of a directory that can be read."""
-        self.may_change()
+        self.members.may_read(await now())
         prefix = schema.entry_key(request.ino, b"")
         first = prefix + request.after + b"\0" if request.after else prefix
         found: list[wire.Entry1] = []
@@ -91,6 +94,15 @@ class Inspection:
                 if len(found) == limits.LISTING_ENTRIES:
                     return wire.Entries(tuple(found), False)
         return wire.Entries(tuple(found), True)
+
+    async def _healed(self) -> None:
+        """What copies have is not mended by what is left of it."""
+        copying = self.members.copying
+        if copying is not None and copying.copies.needed and not await copying.proof.whole():
+            raise Unavailable(
+                "nothing is mended before the copies of the metadata were asked, and they can't be "
+                "just now: see zdfs status"
+            )
 
     def _run(self, request: wire.Examine) -> _Run:
         run = self._runs.pop(request.run, None)

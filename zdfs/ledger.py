@@ -180,9 +180,10 @@ class Ledger:
             record = EventRecord(at_ns, kind[:200], text[: limits.TEXT_BYTES // 4])
             txn.put(schema.number_key(b"v", number), records.pack(record))
             if number % 64 == 1:  # the first of each life too
-                keys = [key for key, _ in _table(txn, b"v")]
-                for key in keys[: -limits.EVENTS]:
-                    txn.delete(key)
+                kept = list(scan_past_damage(txn, b"v", schema.after(b"v")))
+                for key, payload in kept[: -limits.EVENTS]:
+                    if not isinstance(payload, Damaged):  # else it waits to be healed
+                        txn.delete(key)
         notify(self.happened)
 
     def events_after(self, after: int, last: int) -> tuple[list[wire.Happened], bool]:

@@ -14,7 +14,7 @@ from zdfs import addresses, cluster, extents, limits, namespace, records, schema
 from zdfs.calls import Condition, Trap, clock, notify, now, sleep
 from zdfs.chain import NO_COPIES
 from zdfs.copying import Copying
-from zdfs.errors import BadMessage, Damaged, FaultsForbidden, Foreign, Unavailable
+from zdfs.errors import BadMessage, Damaged, Failure, FaultsForbidden, Foreign, Unavailable
 from zdfs.ids import Epoch, Incarnation, Name, Round, Slot
 from zdfs.ledger import Ledger, log
 from zdfs.ports import Caller
@@ -327,9 +327,20 @@ class Membership:
             await sleep(limits.BEAT_S / 4)
             at, at_ns = await now(), await clock()
             self._watch(at)
-            self._tell_silence(at, at_ns)
+            try:
+                self._tell_silence(at, at_ns)
+            except Damaged as error:  # again at the next look
+                await self.heal(error.key)
             while self.queued and self._ripe(at, *self.queued[0]):
                 self.droppable = self.queued.pop(0)[1]
+
+    async def heal(self, key: bytes) -> None:
+        """For a task that met damage and goes on."""
+        try:
+            if self.copying is not None:
+                await self.copying.heal(key)
+        except Failure as error:
+            log.error("%s is damaged, and not healed: %s", schema.describe(key), error)
 
     def _tell_silence(self, at: float, at_ns: int) -> None:
         """Events for who fell silent and who is back.  What was said stands in the records, so it

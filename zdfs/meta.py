@@ -19,7 +19,7 @@ from zdfs import __version__, addresses, events, extents, limits, metacheck
 from zdfs import records, schema, wire
 from zdfs.calls import Trap, clock, now, sleep
 from zdfs.contents import Contents
-from zdfs.errors import Damaged, Failure, NoSession, Unavailable
+from zdfs.errors import Damaged, NoSession, Unavailable
 from zdfs.events import Chronicle
 from zdfs.ids import Incarnation, Ino, Session, Slot, Token
 from zdfs.inspection import Inspection
@@ -31,6 +31,7 @@ from zdfs.names import Names
 from zdfs.ports import Caller, Handler
 from zdfs.schema import KeptReply, SessionRecord
 from zdfs.sessions import Kept, Sessions
+from zdfs.tables import scan_past_damage
 from zdfs.standing import Standing
 from zdfs.wire import State
 
@@ -58,9 +59,7 @@ class Meta:
         self.standing = Standing(self.members)
         self.chronicle = Chronicle(self.members)
         self.pushes = self.contents.pushes
-        self.inspection = Inspection(
-            ledger, self.contents.orphans, self._may_be_open, self.members.may_change
-        )
+        self.inspection = Inspection(ledger, self.contents.orphans, self._may_be_open, self.members)
         self.counts: collections.Counter[str] = collections.Counter()
         handlers: Mapping[type[wire.Message], Handler] = {
             wire.Identify: self.identify,
@@ -274,12 +273,14 @@ class Meta:
         return wire.Done()
 
     def _bury(self, session: Session, at: float) -> None:
+        """What is damaged of it stays, if it did not come back before: nobody will ask for it."""
         with self.ledger.change(grows=False) as tables:
             tables.txn.delete(schema.number_key(b"n", session))
             first = schema.kept_key(session, 0)
-            keys = [key for key, _ in tables.txn.scan(first, schema.after(first[:9]))]
-            for key in keys:
-                tables.txn.delete(key)
+            kept = list(scan_past_damage(tables.txn, first, schema.after(first[:9])))
+            for key, payload in kept:
+                if not isinstance(payload, Damaged):
+                    tables.txn.delete(key)
             for ino in self.sessions.held_by(session):  # a later token: what it left is garbage
                 try:
                     if tables.find(ino) is not None:
@@ -346,9 +347,13 @@ class Meta:
                 continue
             for session in self.sessions.silent(at):
                 mount = self.sessions.mount(session)
+                try:
+                    self._bury(session, at)
+                except Damaged as error:  # again at the next look
+                    await self.members.heal(error.key)
+                    continue
                 text = f"the mount {events.shown(mount)} fell silent: it has ended"
                 self.chronicle.went(at_ns, mount, "session", text)
-                self._bury(session, at)
 
     # --- beside the requests -------------------------------------------------------------------
 
@@ -364,10 +369,7 @@ class Meta:
             for finding in findings:
                 text = f"{schema.describe(finding.key)}: {finding.what}"
                 self.ledger.event(at_ns, "metadata damage", text)
-                try:
-                    await self._heal(finding.key)
-                except Failure as error:
-                    log.error("%s: not healed: %s", text, error)
+                await self.members.heal(finding.key)
             if cursor is None:
                 break
             await sleep(0.02)

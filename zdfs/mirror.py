@@ -326,6 +326,7 @@ class Mirror:
         """This copy can't be trusted: it waits to be filled anew."""
         log.error("the copy of the metadata is broken: %s", why)
         self.whole, self._filled, self._checked = False, None, None
+        self.agrees = True  # the doubt was its own
         self.head = self.applied = GENESIS
         self._forget_rounds()
         with self.mirror.write() as txn:

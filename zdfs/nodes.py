@@ -1,5 +1,6 @@
 """The dataservers that run on this machine, by their command lines: found, and started again."""
 
+import argparse
 import os
 import subprocess
 import time
@@ -31,6 +32,12 @@ def find_nodes(ring: tuple[str, ...]) -> list[Node]:
             slot = Slot(int(words[words.index("data") + 1]))
             found.append(Node(slot, int(name), tuple(words), _looked_after(int(name))))
     return sorted(found, key=lambda node: node.slot)
+
+
+def wipeable(ring: tuple[str, ...], nodes: list[Node]) -> Node:
+    """The first whose store may be moved.  By slot: its process may be another one by now."""
+    slots = [node.slot for node in nodes if not node.looked_after]
+    return next(node for node in find_nodes(ring) if node.slot == slots[0])
 
 
 def _words(pid: int) -> list[str]:
@@ -79,14 +86,22 @@ def output(pid: int, number: int) -> str:
     return target if os.path.isfile(target) else os.devnull
 
 
+def store_of(node: Node, folder: str) -> Path:
+    """Where a node's store stands, by its command line and its working directory.  StartError."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--store")
+    named, _ = parser.parse_known_args(node.words)
+    port = node.words[node.words.index("data") + 2 + node.slot]
+    default = Path("zdfs-store") / f"data-{port.replace(':', '-')}"
+    store = Path(folder) / (named.store or default)
+    if not store.is_dir():
+        raise StartError(f"{store}: there is no store of dataserver {node.slot}")
+    return store
+
+
 def set_aside(node: Node, folder: str) -> Path:
     """Rename a dead node's store; never deleted here."""
-    words = list(node.words)
-    if "--store" in words:
-        store = Path(folder) / words[words.index("--store") + 1]
-    else:
-        port = words[words.index("data") + 2 + node.slot]
-        store = Path(folder) / "zdfs-store" / f"data-{port.replace(':', '-')}"
+    store = store_of(node, folder)
     aside = store.with_name(f"{store.name}.drill-{int(time.time())}")
     store.rename(aside)
     return aside

@@ -9,9 +9,11 @@ are read from all of them, and most votes win (`copies.elected`).
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from zdfs import addresses, chain, limits, schema, wire
 from zdfs.calls import Ask, Condition, Peer, call_all, clock, sleep, wait
+from zdfs.chain import Head
 from zdfs.copied import CopiedStore, Tally
 from zdfs.errors import Damaged, Failure
 from zdfs.ids import Slot
@@ -22,30 +24,43 @@ log = logging.getLogger("zdfs.meta")
 PAGE = 2048  # records read in one go
 OF_INODES = b"iexmwo"  # tables whose keys begin with an inode's number
 PROVE_EVERY_S = 600.0
-TRIES = 20  # copies that lag behind what changes all the time are asked so often
+AGAIN_S = 30.0  # ... and when it could not be, or not be healed
+TRIES = 20  # copies that lag too far behind are asked so often
 
 
 class Proof:
     """Of one store, against its copies."""
 
     def __init__(
-        self, ledger: Ledger, store: CopiedStore, sources: Callable[[], Sequence[Slot]]
+        self,
+        ledger: Ledger,
+        store: CopiedStore,
+        sources: Callable[[], Sequence[Slot]],
+        first: Callable[[], bool],
     ) -> None:
-        """`sources`: the dataservers whose copies can be asked now."""
-        self.ledger, self.store, self.sources = ledger, store, sources
+        """`sources`: the dataservers whose copies can be asked now; `first`: there are no copies
+        yet, and the first ones are being made."""
+        self.ledger, self.store = ledger, store
+        self.sources, self.first = sources, first
         self.doubt = Condition()  # a copy does not agree with what we have
 
     async def heal(self, key: bytes) -> int:
         """A record of ours is damaged, or not what others count on: it and what belongs to its
         inode as the copies have them.  How many records were not so."""
-        wrong = sum([await self._heal_range(low, high) for low, high in _around(key)])
+        wrong = sum([(await self._heal_range(low, high))[0] for low, high in _around(key)])
         if wrong:
             text = f"{schema.describe(key)}: {wrong} records came back from copies"
-            self.ledger.event(await clock(), "metadata healed", text)
+            await self._say(text)
         return wrong
 
-    async def _heal_range(self, low: bytes, high: bytes) -> int:
-        """All records between two keys."""
+    async def _say(self, text: str) -> None:
+        at_ns = await clock()
+        while self.store.sealed:  # between two rounds only can anything be recorded
+            await sleep(0.001)
+        self.ledger.event(at_ns, "metadata healed", text)
+
+    async def _heal_range(self, low: bytes, high: bytes) -> tuple[int, bool]:
+        """All records between two keys: how many were wrong; whether all were looked at."""
         wrong, tries = 0, TRIES
         while low < high and tries:
             tries -= 1
@@ -53,15 +68,15 @@ class Proof:
             if not pages:
                 break
             end = min(high if page.end else page.following for page in pages)
-            # A copy that lags behind what was changed here since then has no vote.
-            able = [page for page in pages if not self.store.touched(low, end, page.head.round)]
-            if not able:
+            told = [_below(page, end) for page in pages if self.store.behind(page.head) is not None]
+            since = [self.store.changed_since(changes.head) for changes in told]
+            votes = [(one.records, keys) for one, keys in zip(told, since) if keys is not None]
+            if not votes:  # all of them lag, or are of a metaserver that was passed over
+                await sleep(limits.BEAT_S / 8)
                 continue
-            told = [chain.unpack_changes(b"".join(bytes(one) for one in p.data)) for p in able]
-            below = [[change for change in changes if change[0] < end] for changes in told]
-            wrong += self.store.restore(low, end, below)
+            wrong += self.store.restore(low, end, votes)
             low, tries = end, TRIES
-        return wrong
+        return wrong, low >= high
 
     async def _pages(self, low: bytes, high: bytes) -> list[wire.CopyPage]:
         """What each copy that answers has from one key on, up to another."""
@@ -79,24 +94,38 @@ class Proof:
         return pages
 
     async def prove(self) -> None:
-        """Read all records now and then, and when a copy does not agree: none is damaged, and none
-        is missing."""
+        """See now and then, and when a copy does not agree, that all records are there."""
+        patience_s = PROVE_EVERY_S
         while True:
-            await wait(self.doubt, PROVE_EVERY_S)
-            if not self.sources() or await self._proven():
-                continue
+            await wait(self.doubt, patience_s)
             try:
-                wrong = await self._heal_range(schema.FIRST, schema.BEYOND)
+                patience_s = PROVE_EVERY_S if await self.whole() else AGAIN_S
             except Failure as error:
+                patience_s = AGAIN_S
                 log.error("this metaserver's store is not whole, and not healed: %s", error)
-                continue
-            # What was lost and then written again was counted twice.
-            await self._proven(rebase=True)
-            text = f"this metaserver's store was not whole: {wrong} records came from copies"
-            self.ledger.event(await clock(), "metadata healed", text)
+
+    async def whole(self) -> bool:
+        """Read all records; what is damaged or missing comes back from the copies.  False: what is
+        wrong is not healed, or was not looked at, since copies can't be asked."""
+        first = self.first()
+        if not self.sources() and not first:
+            return False
+        if await self._proven():
+            return True
+        wrong, all_of_it = 0, True
+        if not first:
+            wrong, all_of_it = await self._heal_range(schema.FIRST, schema.BEYOND)
+        # What was lost and then written again was counted twice.
+        if not all_of_it or not await self._proven(rebase=True):
+            log.error("this metaserver's store is not whole, and not healed yet: see zdfs fsck")
+            return False
+        what = "there are no copies to ask" if first else f"{wrong} records came from copies"
+        await self._say(f"this metaserver's store was not whole: {what}")
+        return True
 
     async def _proven(self, rebase: bool = False) -> bool:
-        """Whether all records are those that the newest round left; `rebase`: they are from now."""
+        """Whether all records are those that the newest round left; `rebase`: they are from now,
+        if each of them can be read."""
         tally = self.store.checked = Tally()
         try:
             while tally.cursor < schema.BEYOND:
@@ -115,7 +144,7 @@ class Proof:
             return False
         finally:
             self.store.checked = None
-        return False
+        return rebase
 
     def records(self, first: bytes) -> tuple[list[chain.Change], bool]:
         """A page of our own from a key on; whether that was all."""
@@ -128,6 +157,18 @@ class Proof:
                 if size > limits.FRAME_BYTES // 2 or len(changes) == PAGE:
                     return changes, False
         return changes, True
+
+
+class _Told(NamedTuple):
+    """What a copy said."""
+
+    head: Head
+    records: dict[bytes, bytes | None]
+
+
+def _below(page: wire.CopyPage, end: bytes) -> _Told:
+    changes = chain.unpack_changes(b"".join(bytes(one) for one in page.data))
+    return _Told(page.head, {key: payload for key, payload in changes if key < end})
 
 
 def _around(key: bytes) -> list[tuple[bytes, bytes]]:

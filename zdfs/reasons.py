@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from zdfs import addresses, forecast, limits, pace, placement, wire
-from zdfs.ids import BlockNo, Ino, Slot
+from zdfs.ids import BlockNo, Ino, Policy, Slot
 from zdfs.wire import State
 
 WAITS_FOR_MOUNTS = {"Grant", "Open", "Create"}  # requests that another mount must let go on
@@ -182,6 +182,13 @@ def _addresses(status: wire.Status) -> dict[Slot, str]:
     return {s.member.slot: addresses.short(s.member.address) for s in status.servers}
 
 
+_WAITS = {
+    Policy.ALL: "writes to every file wait (policy all), but where zdfs policy says quorum",
+    Policy.QUORUM: "writes wait for it only where another of a block's three servers is down, too "
+    "(policy quorum), or where zdfs policy says all",
+}
+
+
 def _servers(facts: Facts) -> Iterator[Reason]:
     """Down: writes wait, by policy `all`.  Full: they fail."""
     if facts.status is None or not facts.writes:
@@ -202,8 +209,8 @@ def _servers(facts: Facts) -> Iterator[Reason]:
             known = server.silent_ms < 2**60
             yield Reason(
                 "down",
-                f"dataserver {shown} (slot {member.slot}) is down: writes to every file wait "
-                "(policy all); reads go on where another copy is",
+                f"dataserver {shown} (slot {member.slot}) is down: "
+                f"{_WAITS[facts.status.policy]}; reads go on where another copy is",
                 server.silent_ms / 1000 if known else None,
                 f"start it again with its store: zdfs-node data {member.slot} "
                 + " ".join(_addresses(facts.status).values()),

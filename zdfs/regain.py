@@ -174,16 +174,17 @@ class Regain:
                 "waiting for more than half of the dataservers"
                 + (f"; silent: {', '.join(silent)}" if silent else "")
             )
-        known = copies.newest_set(belongs, self.store.copies)
-        if not known.needed:
+        seen = max((h.report.served_incarnation, h.report.served_round) for h in belongs.values())
+        counts = self.own is not None and copies.order(self.own) >= seen
+        if not counts and not copies.newest_set(belongs, self.store.copies).needed:
             return copies.Verdict(
                 f"this metaserver's store is empty, but the dataservers belong to cluster "
                 f"{self._cluster().hex()} and have no copy of the metadata: start it with the "
                 "store it had, or make files of what is left with 'zdfs meta rebuild'"
             )
-        seen = max((h.report.served_incarnation, h.report.served_round) for h in belongs.values())
-        counts = self.own is not None and copies.order(self.own) >= seen
-        return copies.judge(self.own if counts else None, known, belongs, ring, self.claimed)
+        # A set that was only told is asked beside the one in force, never instead of it.
+        own, force = self.own if counts else None, self.store.copies
+        return copies.judge(own, force, belongs, ring, self.claimed)
 
     async def _read(self, slot: Slot, living: Mapping[Slot, cluster.Heard]) -> None:
         """Make our store what that copy is.  Failure: it can't be."""

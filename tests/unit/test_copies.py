@@ -281,6 +281,21 @@ def test_a_store_is_healed_from_copies_that_lack_something_themselves() -> None:
         txn.delete(b"k1")
         txn.put(b"k3", b"wrong")
     every = [(b"k1", b"right"), (b"k2", b"right"), (b"k3", b"right")]
-    assert store.restore(b"k", b"l", [every[:1] + every[2:], every[1:], every]) == 2
+    told = [(dict(one), set[bytes]()) for one in (every[:1] + every[2:], every[1:], every)]
+    assert store.restore(b"k", b"l", told) == 2
     with store.read() as read:
         assert dict(read.scan(b"k", b"l")) == dict(every)
+
+
+def test_a_copy_has_no_vote_on_what_changed_since() -> None:
+    store = CopiedStore(MemoryMetaStore(), CLUSTER)
+    change(store, b"old")
+    before = store.head
+    change(store, b"new")
+    lags = {b"key": b"old"}, store.changed_since(before) or set()
+    assert lags[1] == {b"key"}
+    assert store.restore(b"k", b"l", [lags, lags]) == 0
+    assert store.restore(b"k", b"l", [lags, ({b"key": b"new"}, set())]) == 0
+    with store.read() as read:
+        assert read.get(b"key") == b"new"
+    assert store.changed_since(before._replace(round=Round(-1))) is None, "too long ago"
