@@ -2,6 +2,7 @@
 # make test   everything: check, and the tests on real processes and real mounts
 # make check  what is quick: format, lint, types, storeys, and all tests but live ones
 # make soak   the tests that run for minutes       make bench   how fast it is
+# make race   beside GlusterFS, MooseFS and the local disk, as root; SCALE=0.003 for a try
 # make sim    simulated clusters under every kind of fault, on SEEDS=20 seeds;
 #             make replay SEED=N LIFE=KIND tells a life, make sim-coverage says what they reach
 # make chaos  real faults on real processes, all of them; rewrites their table in docs/TESTING.md
@@ -17,7 +18,7 @@ SOURCES := zdfs tests $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 LIVES := 60
 
-.PHONY: run test check lint live sim replay sim-coverage mutants soak chaos bench docs format clean
+.PHONY: run test check lint live sim replay sim-coverage mutants soak chaos bench race docs format clean
 .NOTPARALLEL:
 
 .venv/.ready: setup.cfg .ci/setup
@@ -26,6 +27,10 @@ LIVES := 60
 # what the live tests run on a mount
 .venv/.programs: .venv/.ready .ci/setup
 	@.ci/setup programs
+
+# what races against zdfs
+.venv/.peers: .venv/.ready .ci/setup
+	@.ci/setup peers
 
 run: .venv/.ready
 	@exec $(VENV) -m zdfs.up $(if $(FAULTS),--faults)
@@ -71,6 +76,12 @@ mutants: .venv/.ready
 
 bench: .venv/.ready
 	$(VENV) -m bench
+
+# ONLY="write-1 untar": these rows; the figures and a chart stay in build
+race: .venv/.peers
+	@mkdir -p build
+	$(VENV) -m bench.race --json build/race.json --chart build/race.svg \
+	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SCALE),--scale $(SCALE)) $(if $(ONLY),--only $(ONLY))
 
 docs: .venv/.ready
 	$(VENV) -m zdfs.describe
