@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from bench.table import best_peer, median
 
-LEFT, RIGHT, TOP, LINE, WIDTH = 250, 30, 64, 22, 900
+LEFT, RIGHT, TOP, LINE, WIDTH = 270, 30, 64, 22, 900
 COLOURS = {
     "gluster": "#e08a1e",
     "moosefs": "#8a5fbf",
