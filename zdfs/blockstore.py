@@ -470,11 +470,10 @@ class LogStore:
             if self._compacting is not None and self._compacting[0] == number:
                 self._stop_compacting()
             self._files.forget(number)
-            segment_path(self._directory, number).unlink()
             del self._sealed[number]
             self._stuck.discard(number)
         if dead:
-            disk.sync_directory(self._directory)
+            disk.remove([segment_path(self._directory, number) for number in dead])
 
 
 def _new_state(slot: Slot) -> DataState:

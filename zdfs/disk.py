@@ -21,7 +21,7 @@ import itertools
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import lmdb
 from lmdb import verify
 
 from zdfs import schema
-from zdfs.errors import Damaged, NoSpace, StartError
+from zdfs.errors import Damaged, NoSpace, StartError, StoreError
 
 log = logging.getLogger("zdfs.store")
 
@@ -82,6 +82,16 @@ def make_directory(directory: Path) -> None:
         raise StartError(f"{directory}: can't be made: {error.strerror}") from error
     if not directory.is_dir():
         raise StartError(f"{directory}: not a directory; give another --store")
+
+
+def remove(paths: Sequence[Path]) -> None:
+    """Files of one directory, for good.  StoreError: some may still be there."""
+    try:
+        for path in paths:
+            path.unlink()
+        sync_directory(paths[0].parent)
+    except OSError as error:
+        raise StoreError(f"{paths[0].parent}: can't be cleaned up: {error}") from error
 
 
 def sync_directory(directory: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_log import finish, is_right, name, put, small_segments
+from zdfs import disk
 from zdfs.blockstore import LogStore
 from zdfs.errors import StoreError
 from zdfs.ids import Slot
@@ -56,3 +57,17 @@ def test_it_stays_as_it_is(store: LogStore) -> None:
 def test_an_index_that_can_not_be_made_anew_stops_the_server(store: LogStore) -> None:
     with bad_disk(), pytest.raises(StoreError, match="its log can't be read: .*Input/output error"):
         store.rebuild_index()
+
+
+def test_a_segment_that_can_not_be_removed_stops_the_server(store: LogStore) -> None:
+    """It was an OSError, which the simulated power cuts found, and ended the upkeep, too."""
+
+    def fail(*words: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store.drop([name(ino) for ino in range(1, 30)])
+    finish(store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "sync_directory", fail)
+        with pytest.raises(StoreError, match="can't be cleaned up: .*Input/output error"):
+            store.checkpoint()
