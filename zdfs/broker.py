@@ -300,8 +300,6 @@ class Broker:
         # An unsynced round may hold what this reply reports, also when another request made it.
         synced = reply.durability is wire.Durability.SYNCED
         needed = Round(max(0, self.store.round - (not self.store.dirty)))
-        if reply.durability is wire.Durability.ASIDE:
-            needed = Round(0)
         if synced:
             self.store.promise(needed)
         until = time.monotonic() + min(head.remaining_ms / 1000, limits.PATIENCE_S) + GRACE_S

@@ -8,7 +8,6 @@ import pytest
 
 from tests.sim.towns import Town, backed_up, begun
 from tests.world.stores import MemoryBlockStore
-from zdfs import admin
 from zdfs.errors import Failure, Unavailable
 from zdfs.mirror import Mirror
 from zdfs.regain import Regain
@@ -162,20 +161,6 @@ def test_no_reply_to_a_change_before_its_copies_have_it(seed: int) -> None:
     town.world.network.cuts.clear()
     town.cluster.rest(5.0)
     assert ended and ended[0][1] is None
-
-
-def test_the_status_waits_for_no_copies(town: Town) -> None:
-    """Too few are left, and nobody has noticed yet: that is when people ask."""
-    for slot in town.members[:2]:
-        town.cluster.data[slot].crash()
-    town.cluster.mounts[0].spawn(town.volume.make(b"/d", 0o40755, 0, 0), lambda *result: None)
-    began = town.world.now
-    town.cluster.rest(0.3)
-    assert town.meta.ledger.copied.safe(synced=False, change=False) < town.meta.ledger.copied.round
-    facts = town.do(admin.status(town.cluster.meta.address))
-    assert facts["servers"] and town.world.now - began < 1.0
-    town.cluster.restart()
-    town.all_is_well()
 
 
 # --- records that are damaged while it serves --------------------------------------------------

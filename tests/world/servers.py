@@ -124,8 +124,6 @@ class Server(Node):
         packed = [bytes(frame) for frame in wire.encode_reply(answered, answer)]
         needed = self.live.round if self.live.dirty else Round(max(0, self.live.round - 1))
         synced, change = answer.durability is wire.Durability.SYNCED, head.slot != wire.NO_SLOT
-        if answer.durability is wire.Durability.ASIDE:
-            needed = Round(0)
         if synced:
             self.live.promise(needed)
         for sender in self.running.pop((head.session, head.slot, head.sequence)):

@@ -29,7 +29,6 @@ Flag = bool
 class Durability(enum.Enum):
     """What must have happened before a reply leaves."""
 
-    ASIDE = "nothing, it leaves at once: it says how things are, for people, and may be undone"
     NONE = "nothing: the reply reports no change"
     LOGGED = "every change it reports is synced to the metaserver's disk, and written by its copies"
     SYNCED = "every change it reports is synced to this server's disk, and to those of its copies"

@@ -278,7 +278,7 @@ class Done(Reply):
     """It is done, and logged if it was a change."""
 
 
-@message(3, Durability.ASIDE)
+@message(3)
 class Identity(Reply):
     """Who answers here."""
 

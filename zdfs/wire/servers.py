@@ -227,7 +227,7 @@ class Check(Request[Checked]):
 # --- people to servers -------------------------------------------------------------------------
 
 
-@message(110, Durability.ASIDE)
+@message(110)
 class Status(Reply):
     """All of `zdfs status`."""
 
