@@ -15,7 +15,7 @@ import collections
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from zdfs import addresses, checksum, limits, placement, recovery, wire
 from zdfs.calls import Ask, Condition, Peer, Trap, call, call_all, notify, now, sleep, wait
@@ -32,6 +32,15 @@ REPAIRS = 32  # blocks repaired in one go
 COPIES = 4 * limits.BLOCKS  # blocks fetched at once; small ones would be too many by bytes alone
 BUSY_S = 1.0  # a server that was asked to read or write so lately is at work
 TOLD_EVERY_S = 5.0  # how far a rebuild is
+
+
+class _Fetched(NamedTuple):
+    """Versions that came back and were stored; of the servers that were asked for them, whether
+    somebody else keeps one busy, and whether one may yet have what did not come."""
+
+    cured: list[wire.Wanted]
+    busy: bool
+    held_up: bool
 
 
 class Healer:
@@ -312,7 +321,8 @@ class Healer:
         begun = await now()
         while self.store.synced < self._copied:  # one batch at the disk, one on the way
             await sleep(0.002)
-        cured, busy = await self._fetch(wanted)
+        cured, busy, held_up = await self._fetch(wanted)
+        self.held_up |= held_up
         if cured:
             self._copied = self.store.round
         at = await now()
@@ -326,19 +336,18 @@ class Healer:
 
     async def fetch(self, wanted: list[wire.Wanted]) -> list[wire.Wanted]:
         """Copy versions from the other replicas: those that came back and were stored."""
-        cured, _ = await self._fetch(wanted)
-        return cured
+        return (await self._fetch(wanted)).cured
 
     def busy(self, at: float) -> bool:
         """Whether somebody reads or writes here."""
         return at - self.used_at < BUSY_S
 
-    async def _fetch(self, wanted: list[wire.Wanted]) -> tuple[list[wire.Wanted], bool]:
-        """Those that came back and were stored; whether somebody else keeps a source busy."""
+    async def _fetch(self, wanted: list[wire.Wanted]) -> _Fetched:
         cured: list[wire.Wanted] = []
-        left, tried, busy = wanted, set[tuple[Name, Peer]](), False
+        left, tried, busy, held_up = wanted, set[tuple[Name, Peer]](), False, False
         for _ in range(limits.REPLICAS - 1):
             asks, parts = self._asks(left, tried, await now())
+            held_up |= sum(map(len, parts)) < len(left)
             left = []
             for ask, chunk, answer in zip(asks, parts, await call_all(asks)):
                 busy |= isinstance(answer, wire.Fetched) and answer.busy
@@ -346,10 +355,11 @@ class Healer:
                     self.sources.silent(ask.peer, await now())
                 else:
                     self.sources.heard(ask.peer)
-                good, bad = self._stored(chunk, answer)
+                good, bad, waits = self._stored(chunk, answer)
                 cured += good
                 left += bad
-        return cured, busy
+                held_up |= waits
+        return _Fetched(cured, busy, held_up)
 
     def _asks(
         self, wanted: list[wire.Wanted], tried: set[tuple[Name, Peer]], at: float
@@ -362,7 +372,6 @@ class Healer:
             untried = [peer for peer in others if (want.name, peer) not in tried]
             chosen = self.sources.choose(untried, want.length, at)
             if chosen is None:
-                self.held_up = True
                 continue
             tried.add((want.name, chosen))
             by_peer.setdefault(chosen, []).append(want)
@@ -376,14 +385,14 @@ class Healer:
 
     def _stored(
         self, chunk: list[wire.Wanted], answer: wire.Message | Failure
-    ) -> tuple[list[wire.Wanted], list[wire.Wanted]]:
-        """Store the genuine ones of an answer; the others are to be asked for elsewhere."""
+    ) -> tuple[list[wire.Wanted], list[wire.Wanted], bool]:
+        """Store the genuine ones of an answer; the others are to be asked for elsewhere; whether
+        some of those may be had here another time."""
         if not isinstance(answer, wire.Fetched) or not (
             len(answer.held) == len(answer.data) == len(chunk)
         ):
-            self.held_up = True
-            return [], chunk
-        good, bad = [], []
+            return [], chunk, True
+        good, bad, waits = [], [], False
         for want, held, data in zip(chunk, answer.held, answer.data):
             if held is not Held.OK or not recovery.genuine(want, data):
                 bad.append(want)
@@ -391,11 +400,11 @@ class Healer:
             try:
                 self.store.append(want.name, want.seal, want.epoch, want.start, data)
             except NoSpace:
-                self.held_up = True
+                waits = True
                 bad.append(want)
                 continue
             good.append(want)
-        return good, bad
+        return good, bad, waits
 
     # --- repair, garbage -------------------------------------------------
 
@@ -412,16 +421,22 @@ class Healer:
                 await wait(self.work, limits.BEAT_S)
                 continue
             ill = await self._still_ill(wanted)
-            cured = await self.fetch(ill)
+            cured, _, held_up = await self._fetch(ill)
+            waiting = [want for want in ill if held_up and want not in cured]
+            self.sick.again(waiting)
             for want in wanted:
-                self.sick.cured(want)
+                if want not in waiting:
+                    self.sick.cured(want)
             for want in cured:
                 self.say("repaired", f"block {want.name.block} of inode {want.name.ino}")
             if cured:
                 self.count(repaired=len(cured))
                 self.found["healed"] += len(cured)
-            if len(cured) < len(ill):
-                log.error("%d damaged blocks have no good copy yet", len(ill) - len(cured))
+            if waiting:
+                log.info("%d damaged blocks wait for the servers that have them", len(waiting))
+                await sleep(limits.DOWN_S)
+            elif len(cured) < len(ill):
+                log.error("%d damaged blocks have no good copy", len(ill) - len(cured))
                 await sleep(limits.RETRY_S)
 
     async def _still_ill(self, wanted: list[wire.Wanted]) -> list[wire.Wanted]:

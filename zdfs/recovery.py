@@ -201,6 +201,10 @@ class Sick:
         """The next few."""
         return [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
 
+    def again(self, wanted: list[wire.Wanted]) -> None:
+        """These were taken in vain: whoever has them is silent."""
+        self._queue.extend(wanted)
+
     def cured(self, want: wire.Wanted) -> None:
         """It may be reported again from now on."""
         self._names.discard(want.name)

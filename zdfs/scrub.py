@@ -60,7 +60,7 @@ def command(link: Link, chosen: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2) if chosen.json else _shown(found))
         return 0
     with progress.Shown(chosen.json) as tell:
-        passes = link.run(_all(meta, tell))
+        passes = link.run(everything(meta, tell))
     status = max((one.status for one in passes), default=0)
     servers = [one.facts() for one in passes]
     if chosen.json:
@@ -196,7 +196,7 @@ class _Pass:
             self.why = "its pass stands still: it waits for another server, see zdfs status"
 
 
-async def _all(meta: str, tell: progress.Shown) -> list[_Pass]:
+async def everything(meta: str, tell: progress.Shown) -> list[_Pass]:
     """A full pass of every server: what each found."""
     await find_meta(meta, serves=False)
     found = await call(Peer(meta), wire.GetStatus())

@@ -34,6 +34,7 @@ PAGE = 256  # names looked up in one go
 STEP_BYTES = 512 * limits.KIB  # read between two looks at what else is to be done: some ms
 SAVE_S = 60.0  # the cursor of a long pass is recorded so often
 SAVE_END_S = 600.0  # the end of a short one: an idle server need not write each few seconds
+PATIENCE_S = 30.0  # with repairs that wait for a server that is down: the next pass must come, too
 RUNS = 64  # passes that somebody asked for, remembered
 NS = 1_000_000_000
 
@@ -184,8 +185,11 @@ class Scrubber:
         self.store.set_state(replace(self.store.state, scrub=state))
 
     async def _repaired(self) -> None:
-        """Until the healer is through with what it was told of."""
-        while len(self.healer.sick):
+        """Until the healer is through with what it was told of, or waits for others for long."""
+        left, since = 0, await now()
+        while len(self.healer.sick) and await now() - since < PATIENCE_S:
+            if len(self.healer.sick) != left:
+                left, since = len(self.healer.sick), await now()
             await sleep(limits.BEAT_S / 4)
 
     async def _looked(self) -> None:

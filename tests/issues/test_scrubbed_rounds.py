@@ -27,7 +27,7 @@ def test_a_damaged_round_is_no_damaged_block(seed: int) -> None:
             server.store.harm(name, Harm.FLIP, 1)
             harmed += 1
     assert harmed
-    passes: list[Any] = cluster.do(scrub._all(META, lambda stage, done, total: None))
+    passes: list[Any] = cluster.do(scrub.everything(META, lambda stage, done, total: None))
     assert [one.status for one in passes] == [0] * len(cluster.data)
     assert not any(one.shown.damaged or one.shown.done_bytes for one in passes)
     for server in cluster.data:  # whoever opens the store reads them: the copy is filled anew

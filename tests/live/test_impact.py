@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import until
 from tests.live import files
 from tests.live.cluster import Cluster, started
 from zdfs import placement
@@ -47,6 +48,11 @@ def name_at(start: int) -> str:
     return next(n for n in map(str, range(1000)) if placement.start(f"/{n}".encode(), 5) == start)
 
 
+def copies(cluster: Cluster) -> set[int]:
+    """Who holds copies of the metadata."""
+    return {one["slot"] for one in cluster.status()["meta_copies"]["members"]}
+
+
 def test_what_it_says_comes_true(cluster: Cluster, dice: random.Random) -> None:
     mount = cluster.mount()
     truth = {name_at(start): dice.randbytes((1 + start % 2) * BLOCK) for start in range(5)}
@@ -77,6 +83,7 @@ def test_what_it_says_comes_true(cluster: Cluster, dice: random.Random) -> None:
     rest = foreseen(cluster, "3")  # two are down as it is: reads would go, not the data
     assert [one["slot"] for one in rest["already_down"]] == [1, 2]
     assert rest["reads"]["blocks"] == sum(hit.values()) and rest["data"]["blocks"] == 0
+    until(lambda: copies(cluster) == {0, 3, 4}, what="the dead give way as holders of copies")
     cluster.kill("data-3")
     cluster.wait_serving(down=[1, 2, 3])
     fresh = cluster.mount("fresh")

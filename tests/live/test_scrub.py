@@ -32,9 +32,9 @@ def scrub(cluster: Cluster, *words: Any) -> tuple[int, dict[str, Any]]:
     return done.returncode, facts
 
 
-def harm(cluster: Cluster, path: str, replica: int, how: str) -> None:
-    """Damage a copy of some block; its server is found by `where`."""
-    block = cluster.where(path)["blocks"][0]
+def harm(cluster: Cluster, path: str, number: int, replica: int, how: str) -> None:
+    """Damage a copy of some block, on the server that has such a copy of a certain block."""
+    block = cluster.where(path)["blocks"][number]
     port = block["replicas"][replica]["address"].rpartition(":")[2]
     done = cluster.command("zdfs-corrupt", port, path, replica, "--how", how)
     assert done.returncode == 0, done.stderr
@@ -47,9 +47,9 @@ def test_now_and_a_path(cluster: Cluster, dice: random.Random) -> None:
     for name in ("d/a", "d/e/b", "c"):
         files.put(mount / name, dice.randbytes(40 * BLOCK))
     assert scrub(cluster, "--now")[0] == 0
-    for replica, how in enumerate(("flip", "truncate", "lose")):
-        harm(cluster, "/c", replica, how)
-        harm(cluster, "/d/e/b", replica, how)
+    for number, how in enumerate(("flip", "truncate", "lose")):  # of blocks that are not the same
+        harm(cluster, "/c", number, 0, how)
+        harm(cluster, "/d/e/b", number, 0, how)
     status, facts = scrub(cluster, mount / "d")
     assert status == 1 and facts["status"] == 1 and facts["finished"]
     assert facts["healed"] == sum(facts["counts"].values()) == len(facts["findings"]) == 3
@@ -73,7 +73,7 @@ def test_now_and_a_path(cluster: Cluster, dice: random.Random) -> None:
 def test_what_is_down_or_lost_is_said(cluster: Cluster, dice: random.Random) -> None:
     files.put(cluster.mount() / "f", dice.randbytes(BLOCK))
     for replica in range(3):
-        harm(cluster, "/f", replica, "flip")
+        harm(cluster, "/f", 0, replica, "flip")
     status, facts = scrub(cluster, "/f")
     assert status == 2 and facts["healed"] == 0 and facts["counts"] == {"lost": 3}
     cluster.damaged = "the only block of a file has no good copy"

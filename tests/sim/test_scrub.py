@@ -51,7 +51,7 @@ def room(cluster: Cluster, slot: int) -> Data:
 
 def scrubbed(cluster: Cluster) -> list[Any]:
     """What `zdfs scrub --now` found, server by server."""
-    passes: list[Any] = cluster.do(scrub._all(META, lambda stage, done, total: None))
+    passes: list[Any] = cluster.do(scrub.everything(META, lambda stage, done, total: None))
     return passes
 
 
