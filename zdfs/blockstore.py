@@ -6,7 +6,8 @@
     DIR/index.damaged-<n>, DIR/set-aside-<n>, DIR/*.cut-<n>      what could not be trusted, kept
 
 Opening replays the log (`replay`), counts `boot` up and writes the state into a new segment before
-the first word.  A round's appends are written by `end_round` and synced by a thread; the index
+the first word.  A round's appends are written by `end_round` and synced by a thread, at once if
+anybody waits for that (`promise`); the index
 follows with each `checkpoint`.
 
 **Compaction** copies what is live in a mostly dead segment to the end of the log, as records of the
@@ -124,7 +125,8 @@ class LogStore:
         return self.synced if synced or change else self.round
 
     def promise(self, number: Round) -> None:
-        """Every round is synced as soon as it can be."""
+        """A reply waits for this round: it is synced as soon as it can be."""
+        self._log.syncer.want(number)
 
     def prepare(self) -> bool:
         """Nothing is sent anywhere."""

@@ -76,6 +76,7 @@ class Collector:
         ack = wire.Ack(
             self.healer.slot, store.state.uuid, store.state.life, store.boot, store.round
         )
+        store.promise(needed)
         while store.synced < needed:
             await sleep(0.01)
         await call(self.healer.meta, wire.Settle(ack, tuple(want.name for want in here)))

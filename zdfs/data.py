@@ -274,6 +274,7 @@ class Data:
     async def report(self) -> None:
         """Each second, and at once when there is news."""
         while True:
+            self.store.promise(self.stated)
             while self.store.synced < self.stated:
                 if self.store.oldest_unsynced_s() > limits.DOWN_S:
                     break

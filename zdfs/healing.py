@@ -319,6 +319,7 @@ class Healer:
         """Fetch versions from the other replicas and store them; then rest."""
         assert self.progress is not None
         begun = await now()
+        self.store.promise(self._copied)
         while self.store.synced < self._copied:  # one batch at the disk, one on the way
             await sleep(0.002)
         cured, busy, held_up = await self._fetch(wanted)

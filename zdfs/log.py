@@ -2,7 +2,8 @@
 
     append, append, ... end_round          one pwritev into the current segment, a ROUND record last
         `-> Syncer: fdatasync              one for all rounds that wait; then `synced` moves
-                                           (a new segment's name is synced, too)
+                                           (a new segment's name is synced, too): at once when
+                                           somebody waits for a round, or after LAZY_S
 
 Each record quotes the checksum of the record header before it; header checksums are salted with the
 store and the segment, so that no bytes from elsewhere pass for records.  A round stands in one
@@ -31,6 +32,7 @@ from zdfs.schema import RECORD_BYTES, SEGMENT_HEADER_BYTES, RecordHeader, Segmen
 NO_NAME = Name(Ino(0), BlockNo(0), Version(Token(0), 0))
 _SEGMENT_NAME = re.compile(r"segment-([0-9a-f]{16})\.log")
 _OPEN_FILES = 64
+LAZY_S = 0.2  # a round that nobody waits for: syncs cost others their turn at the disk
 _LOOK_BYTES = 1 << 20  # read at once when looking for the next record
 _BUFFERS = os.sysconf("SC_IOV_MAX") if os.sysconf("SC_IOV_MAX") > 0 else 1024
 _MAGIC = schema.RECORD_MAGIC.to_bytes(4, "big")
@@ -167,6 +169,8 @@ class Syncer:
         self._busy: list[_Job] = []
         self._changed = threading.Condition()
         self._stop = False
+        self._wanted = synced  # somebody waits for the rounds up to here; one may not have ended
+        self._settling = synced  # likewise, of those that have
         self.synced = synced
         self.failure: str | None = None
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -181,7 +185,15 @@ class Syncer:
         """Sync this round after those before it, and then close `retired`."""
         with self._changed:
             self._jobs.append(_Job(number, fd, created, retired, time.monotonic()))
-            self._changed.notify_all()
+            if len(self._jobs) == 1 or number <= self._wanted:
+                self._changed.notify_all()
+
+    def want(self, number: Round) -> None:
+        """Somebody waits for the rounds up to this one: don't let them lie."""
+        with self._changed:
+            if number > self._wanted:
+                self._wanted = number
+                self._changed.notify_all()
 
     def oldest_s(self) -> float:
         """For how long the oldest round has been waiting; 0.0: none is."""
@@ -194,6 +206,8 @@ class Syncer:
         if self._thread is None:
             self.step()
         with self._changed:
+            self._settling = self._jobs[-1].round if self._jobs else self._settling
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self.failure or not (self._jobs or self._busy))
 
     def drain(self) -> None:
@@ -215,10 +229,22 @@ class Syncer:
     def _run(self) -> None:
         while self.failure is None:
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._stop)
+                while (rest_s := self._rest_s()) != 0.0:
+                    self._changed.wait(rest_s)
                 if not self._jobs:
                     return
             self.step()
+
+    def _rest_s(self) -> float | None:
+        """How long the thread may sleep, unless it is woken; None: for ever; 0.0: it may not."""
+        if self._stop:
+            return 0.0
+        if not self._jobs:
+            return None
+        first, last = self._jobs[0].round, self._jobs[-1].round
+        if first <= self._settling or first <= self._wanted <= last:
+            return 0.0  # else a round that is wanted is still to end: one sync for all
+        return max(0.0, self._jobs[0].since_s + LAZY_S - time.monotonic())
 
     def step(self) -> None:
         """Sync all rounds that wait."""

@@ -54,6 +54,7 @@ class Upkeep:
 
     async def _durably(self, round_: Round) -> None:
         """Until drops made in this round can't come back: only then may they be acknowledged."""
+        self.store.promise(round_)
         while self.store.checkpointed < round_:
             await sleep(0.02)
             if self.store.synced >= round_:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zdfs import checksum, limits, schema, segments
+from tests.conftest import until
+from zdfs import checksum, limits, log, schema, segments
 from zdfs.blockstore import LogStore
 from zdfs.errors import Damaged, StartError, StoreError
 from zdfs.ids import BlockNo, Epoch, Ino, Name, Round, Slot, Token, Version
@@ -362,6 +363,35 @@ def test_several_rounds_are_covered_by_one_sync(
     store.settle()
     assert store.synced == first + 4 and len(syncs) == 1
     assert store.oldest_unsynced_s() == 0.0
+    store.close()
+
+
+def test_a_round_is_synced_when_somebody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when nobody does, a while later, with those that came since."""
+    monkeypatch.setattr(log, "LAZY_S", 1e9)
+    store = LogStore(tmp_path / "d", SLOT)
+    syncs: list[int] = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.append(fd), real(fd)))
+    for ino in range(1, 4):
+        put(store, name(ino))
+        store.end_round()
+    put(store, name(4))
+    store.promise(store.round)  # of the round underway
+    store.end_round()
+    until(lambda: store.synced == store.round - 1)
+    assert len(syncs) == 1
+    put(store, name(5))
+    store.end_round()
+    store.promise(Round(store.round - 1))  # of one that has ended
+    until(lambda: store.synced == store.round - 1)
+    assert len(syncs) == 2
+    monkeypatch.setattr(log, "LAZY_S", 0.05)
+    put(store, name(6))
+    store.end_round()
+    until(lambda: store.synced == store.round - 1)
     store.close()
 
 
