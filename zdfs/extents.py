@@ -151,12 +151,9 @@ def commit(
     _check_abandoned(tables, ino, abandoned, request.token)
     sums.dropped += abandoned
     fields: dict[str, int] = {"number": request.number, "size": size}
-    if request.mtime_ns is not None:
-        fields["mtime_ns"] = request.mtime_ns
     if request.mtime_ns is not None:  # a write moves both times at once, and it was then, not now
+        fields["mtime_ns"] = request.mtime_ns
         fields["ctime_ns"] = max(inode.ctime_ns, min(request.mtime_ns, now_ns))
-    elif by_page or size != inode.size:
-        fields["ctime_ns"] = now_ns
     inode = tables.move_pages(ino, sums.count, sums.moved, sums.stored, **fields)
     tables.queue_drops(ino, sums.dropped, next_drop)
     tables.save()

@@ -71,7 +71,9 @@ def test_now_and_a_path(cluster: Cluster, dice: random.Random) -> None:
 
 
 def test_what_is_down_or_lost_is_said(cluster: Cluster, dice: random.Random) -> None:
-    files.put(cluster.mount() / "f", dice.randbytes(BLOCK))
+    mount = cluster.mount()
+    files.put(mount / "before", dice.randbytes(4 * BLOCK))  # where a slow pass stands still
+    files.put(mount / "f", dice.randbytes(BLOCK))
     for replica in range(3):
         harm(cluster, "/f", 0, replica, "flip")
     status, facts = scrub(cluster, "/f")

@@ -434,7 +434,7 @@ class Commit(Request[Committed]):
     acks: A[tuple[Ack, ...], Length(0, limits.LIST_ITEMS)]
     abandoned: A[bytes, Length(0, limits.HEAD_BYTES // 4)]  # blockmap.pack_dropped
     size: Size  # at least so large afterwards
-    mtime_ns: int | None
+    mtime_ns: int | None  # of the newest write; None: its times were set since
     synced: Flag  # fsync class
     owed: A[tuple[Slot, ...], Length(0, limits.SERVERS)] = ()  # goes without these: policy quorum
 
