@@ -15,7 +15,7 @@ from zdfs import limits, recovery, wire
 from zdfs.calls import Condition, call, notify, sleep, wait
 from zdfs.errors import Failure
 from zdfs.healing import Healer
-from zdfs.ids import BlockNo, Ino
+from zdfs.ids import BlockNo, Ino, Round
 from zdfs.wire import State, Wanted
 
 log = logging.getLogger("zdfs.data")
@@ -72,7 +72,7 @@ class Collector:
             return 0
         store = self.healer.store
         # The round that is underway has what was just stored; without one all is in those before.
-        needed = store.round if store.dirty else store.round - 1
+        needed = Round(store.round - (not store.dirty))
         ack = wire.Ack(
             self.healer.slot, store.state.uuid, store.state.life, store.boot, store.round
         )

@@ -33,6 +33,7 @@ def test_a_flight_without_a_server_is_not_committed_with_one_that_has_it(seed: i
         town.world.ask("admin", ask, Session(0), lambda _: None)
         town.cluster.rest(2.5)
 
+    town.cluster.rest(2.0)  # the metaserver knows where to send its map
     town.world.cuts.add((mount.address, META))
     flush(0)  # its commit is underway from now on
     flush(1)
