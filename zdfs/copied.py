@@ -100,9 +100,18 @@ class Noting:
 
     def _note(self, key: bytes, payload: bytes | None) -> None:
         if key not in self.before:
-            old = self.txn.get(key)
-            self.before[key] = None if old is None else checksum.check(key, old)
+            self.before[key] = self._before(key)
         self.changes[key] = payload
+
+    def _before(self, key: bytes) -> int | None:
+        """The check of what stands there.  What can't be read may give way all the same: the sum is
+        wrong then, so that copies don't agree, and all is counted again (`proof`)."""
+        try:
+            return _check(key, self.txn.get(key))
+        except Damaged as error:
+            if error.key != key:
+                raise  # no record, but a page of them
+            return 0
 
 
 def _check(key: bytes, payload: bytes | None) -> int | None:

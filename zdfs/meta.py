@@ -273,14 +273,12 @@ class Meta:
         return wire.Done()
 
     def _bury(self, session: Session, at: float) -> None:
-        """What is damaged of it stays, if it did not come back before: nobody will ask for it."""
+        """It and what was kept for it go, whether that can be read or not."""
         with self.ledger.change(grows=False) as tables:
             tables.txn.delete(schema.number_key(b"n", session))
             first = schema.kept_key(session, 0)
-            kept = list(scan_past_damage(tables.txn, first, schema.after(first[:9])))
-            for key, payload in kept:
-                if not isinstance(payload, Damaged):
-                    tables.txn.delete(key)
+            for key, _ in list(scan_past_damage(tables.txn, first, schema.after(first[:9]))):
+                tables.txn.delete(key)
             for ino in self.sessions.held_by(session):  # a later token: what it left is garbage
                 try:
                     if tables.find(ino) is not None:
