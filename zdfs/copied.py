@@ -12,6 +12,7 @@ How far a reply may run ahead of the disks is asked by the broker with `safe`:
     anything else     the same, or synced here while too few members are up: reads go on
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,8 @@ from zdfs.errors import Damaged
 from zdfs.ids import Incarnation, Round
 from zdfs.ports import MetaStore, Reader, Transaction
 from zdfs.tables import scan_past_damage
+
+log = logging.getLogger("zdfs.meta")
 
 _SUM = 2**64
 Told = tuple[Mapping[bytes, bytes | None], Set[bytes]]
@@ -149,9 +152,22 @@ class CopiedStore:
             self.starts = Incarnation(int.from_bytes(starts or b"", "big"))
             self.head = GENESIS if payload is None else records.unpack(Head, payload)
             first, end = outbox_key(0), schema.after(schema.OUTBOX)
-            for _, packed in read.scan(first, end):
-                record = chain.unpack_round(packed)
-                self._add(chain.head_of(record, packed), packed, record.previous)
+            kept = list(scan_past_damage(read, first, end))
+        bad = max((at for at, (_, one) in enumerate(kept) if isinstance(one, Damaged)), default=-1)
+        self._forget_rounds([key for key, _ in kept[: bad + 1]])
+        for _, packed in kept[bad + 1 :]:
+            assert not isinstance(packed, Damaged)
+            record = chain.unpack_round(packed)
+            self._add(chain.head_of(record, packed), packed, record.previous)
+
+    def _forget_rounds(self, keys: Sequence[bytes]) -> None:
+        """One can't be read, so those before it lead nowhere: who lacks them is filled anew."""
+        if keys:
+            log.error("%d rounds in the outbox lead nowhere: the last can't be read", len(keys))
+            with self.inner.write() as txn:
+                for key in keys:
+                    txn.delete(key)
+            self.inner.end_round()
 
     @property
     def empty(self) -> bool:
