@@ -17,7 +17,7 @@ from zdfs.copied import CopiedStore
 from zdfs.errors import Damaged, NoSpace, StartError, Unavailable
 from zdfs.ids import COUNTER_BITS, Incarnation, Ino, Round, Session, Slot, Token, compose
 from zdfs.ports import MetaStore, Reader, Transaction
-from zdfs.schema import Cluster, EventRecord, Ring, Server, SessionRecord, Superblock
+from zdfs.schema import Cluster, EventRecord, Ring, Server, Superblock
 from zdfs.tables import Tables, View, decode, scan_past_damage
 
 log = logging.getLogger("zdfs.meta")
@@ -164,14 +164,6 @@ class Ledger:
             txn.put(schema.number_key(b"s", slot), records.pack(server))
         self.servers[slot] = server
 
-    def sessions(self) -> list[tuple[Session, SessionRecord]]:
-        """The sessions whose records live."""
-        with self.store.read() as read:
-            return [
-                (Session(schema.number_of_key(key)), decode(SessionRecord, key, payload))
-                for key, payload in _table(read, b"n")
-            ]
-
     def event(self, at_ns: int, kind: str, text: str) -> None:
         """Record something people should know; the oldest go."""
         log.log(logging.INFO if kind in QUIET else logging.WARNING, "%s: %s", kind, text)
@@ -237,7 +229,3 @@ def _happened(key: bytes, payload: bytes | Damaged) -> wire.Happened:
         return wire.Happened(number, *decode(EventRecord, key, payload))
     except Damaged as error:
         return wire.Happened(number, 0, "damage", f"the record of an event: {error}")
-
-
-def _table(read: Reader, table: bytes) -> Iterator[tuple[bytes, bytes]]:
-    return read.scan(table, schema.after(table))

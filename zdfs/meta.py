@@ -11,7 +11,7 @@ return; what was read before a trap is checked again inside the block.
 
 import collections
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,10 +28,10 @@ from zdfs.ledger import Ledger
 from zdfs.locking import Locking
 from zdfs.membership import Membership
 from zdfs.names import Names
-from zdfs.ports import Caller, Handler
+from zdfs.ports import Caller, Handler, Reader
 from zdfs.schema import KeptReply, SessionRecord
 from zdfs.sessions import Kept, Sessions
-from zdfs.tables import scan_past_damage
+from zdfs.tables import decode, scan_past_damage
 from zdfs.standing import Standing
 from zdfs.wire import State
 
@@ -115,17 +115,31 @@ class Meta:
 
     def _remember(self) -> None:
         """What the records say of the life before: sessions, kept replies, orphans."""
-        for session, record in self.ledger.sessions():
-            self.sessions.born(session, record, float("inf"), announced=False)
         with self.ledger.store.read() as read:
-            for key, payload in read.scan(b"k", schema.after(b"k")):
+            for key, payload in self._readable(read, b"n"):
+                session = Session(schema.number_of_key(key))
+                record = decode(SessionRecord, key, payload)
+                self.sessions.born(session, record, float("inf"), announced=False)
+            for key, payload in self._readable(read, b"k"):
                 session, slot = schema.kept_of_key(key)
                 mount = self.sessions.mounts.get(session)
                 if mount is not None:
                     kept = records.unpack(KeptReply, payload)
                     mount.slots[slot] = Kept(kept.sequence, _revive(kept))
-            for key, _ in read.scan(b"o", schema.after(b"o")):
+            for key, _ in scan_past_damage(read, b"o", schema.after(b"o")):
                 self.contents.orphans[Ino(schema.number_of_key(key))] = None
+
+    def _readable(self, read: Reader, table: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """A table's records.  Damaged: one that copies have, so all is got back from them; without
+        copies, what can be read must do: whose record is lost begins anew."""
+        copying = self.members.copying
+        for key, payload in scan_past_damage(read, table, schema.after(table)):
+            if not isinstance(payload, Damaged):
+                yield key, payload
+            elif copying is not None and copying.copies.needed:
+                raise payload
+            else:
+                log.error("%s: nobody has a copy of it", payload)
 
     def _may_be_open(self, ino: Ino) -> bool:
         """Also while a mount has yet to say what it has open."""
