@@ -71,6 +71,24 @@ class Tally:
         return (self.count, self.sum % _SUM) == (head.records, head.sum)
 
 
+def stretch(
+    read: Reader, first: bytes, end: bytes, most: int, gaps: bool = False
+) -> tuple[list[Change], bytes | None]:
+    """So many records from a key on, as far as a frame takes them, and the last of their keys;
+    None: that was all.  `gaps`: what can't be read is left out."""
+    changes: list[Change] = []
+    size = 0
+    for key, payload in scan_past_damage(read, first, end):
+        if not isinstance(payload, Damaged):
+            changes.append((key, payload))
+            size += len(key) + len(payload)
+        elif not gaps:
+            raise payload
+        if size > limits.FRAME_BYTES // 2 or len(changes) >= most:
+            return changes, key
+    return changes, None
+
+
 class Noting:
     """A transaction that remembers what it changes, and the checks of what stood there before."""
 

@@ -310,6 +310,7 @@ class Data:
             if error.definite or self.note != note:
                 log.error("the metaserver at %s: %s", shown, error)
             self.note = note
+            self._tended(False)
             return
         self.met = asked
         self.ticket = told.ticket
@@ -338,8 +339,13 @@ class Data:
             self.counts["refused"], checksum.engine(), self.scrubber.shown(),
         )  # fmt: skip
 
+    def _tended(self, on: bool) -> None:
+        if self.mirror is not None:
+            self.mirror.tended = on
+
     def told(self, told: wire.Instructions) -> None:
         """Take in what the metaserver says."""
+        self._tended(told.granted and not told.refused)
         if told.refused:
             self.note = told.refused
             if not self.welcomed:

@@ -20,7 +20,7 @@ from zdfs import chain, checksum, limits, records, schema, wire
 from zdfs.calls import Condition, Trap, notify, sleep, wait
 from zdfs.chain import GENESIS, NO_COPIES, Change, CopySet, Head, RoundRecord
 from zdfs.checksum import Buffer
-from zdfs.copied import Tally
+from zdfs.copied import Tally, stretch
 from zdfs.errors import BadMessage, Damaged, Foreign, NoSpace, Unavailable
 from zdfs.ids import JOURNAL, BlockNo, Epoch, Incarnation, Name, Round, Slot, Token, Version
 from zdfs.ports import BlockStore, MetaStore, Transaction
@@ -49,6 +49,7 @@ class Mirror:
         self.head = GENESIS  # how far the log does
         self.whole = False
         self.agrees = True  # with what the metaserver says that there is
+        self.tended = False  # a metaserver serves, which fills what is broken
         self.rounds: deque[Kept] = deque()  # in the log: some that are applied, all that are not
         self.waiting_bytes = 0
         self._pieces: tuple[Round, list[bytes]] = (Round(0), [])  # of a large round
@@ -322,6 +323,14 @@ class Mirror:
         self.agrees = True
         log.info("the copy of the metadata is whole: %d records", self.head.records)
 
+    def _found_bad(self, why: str) -> None:
+        """A record is bad: as long as nobody could fill this copy, what else it has may be all that
+        there is."""
+        if self.tended:
+            self._break(why)
+        else:
+            log.error("the copy of the metadata is damaged, and kept as it is for now: %s", why)
+
     def _break(self, why: str) -> None:
         """This copy can't be trusted: it waits to be filled anew."""
         log.error("the copy of the metadata is broken: %s", why)
@@ -377,7 +386,7 @@ class Mirror:
                 found = self.head._replace(records=count, sum=total)
                 txn.put(schema.HEAD, records.pack(found))
         except Damaged as error:
-            self._break(str(error))
+            self._found_bad(str(error))
             return
         except NoSpace:
             self._checked = None  # half of it was counted
@@ -412,41 +421,37 @@ class Mirror:
                 try:
                     changes, last = self._page(self._checked.cursor, schema.BEYOND)
                 except Damaged as error:
-                    self._break(str(error))
+                    self._found_bad(str(error))
                     break
                 self._checked.page(changes, schema.BEYOND if last is None else last + b"\0")
                 await sleep(VERIFY_PAUSE_S)
-            if self.whole and self._checked is not None and not self._checked.proves(self.applied):
-                self._break("its records are not those that the metaserver left")
-            self._checked = None
+            checked, self._checked = self._checked, None
+            done = checked is not None and checked.cursor == schema.BEYOND
+            if self.whole and checked is not None and done and not checked.proves(self.applied):
+                self._found_bad("its records are not those that the metaserver left")
 
     # --- being read ----------------------------------------------------------------------------
 
-    def _page(self, first: bytes, end: bytes) -> tuple[list[Change], bytes | None]:
-        """Records of the mirror from `first` on, and the last key; None: that was all."""
-        changes: list[Change] = []
-        size = 0
+    def _page(
+        self, first: bytes, end: bytes, gaps: bool = False
+    ) -> tuple[list[Change], bytes | None]:
+        """As `copied.stretch`, of the mirror."""
         with self.mirror.read() as read:
-            for key, payload in read.scan(first, end):
-                changes.append((key, payload))
-                size += len(key) + len(payload)
-                if size > limits.FRAME_BYTES // 2 or len(changes) >= PAGE:
-                    return changes, key
-        return changes, None
+            return stretch(read, first, end, PAGE, gaps)
 
     def read(self, request: wire.ReadCopy) -> wire.CopyPage:
-        """A page of all records, as of the head.  Damaged: this copy is of no use."""
+        """A page of all records, as of the head.  Damaged: this copy is of no use.  While nobody
+        serves, what can't be read is left out for who reads to the end: count and sum tell."""
         if not self.whole:
             raise Damaged("this copy of the metadata is not whole")
         self.apply()
         if self.applied.hash != self.head.hash:
-            raise Unavailable("the disk of this copy is full")
+            raise Unavailable("the disk of this copy is full, or damaged")
+        first, end = request.first or schema.FIRST, request.until or schema.BEYOND
         try:
-            changes, last = self._page(
-                request.first or schema.FIRST, request.until or schema.BEYOND
-            )
+            changes, last = self._page(first, end, not self.tended and not request.until)
         except Damaged as error:
-            self._break(str(error))
+            self._found_bad(str(error))
             raise
         packed = chain.pack_changes(changes)
         following = b"" if last is None else last + b"\0"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from zdfs import addresses, chain, limits, schema, wire
 from zdfs.calls import Ask, Condition, Peer, call_all, clock, sleep, wait
 from zdfs.chain import Head
-from zdfs.copied import CopiedStore, Tally
+from zdfs.copied import CopiedStore, Tally, stretch
 from zdfs.errors import Damaged, Failure
 from zdfs.ids import Slot
 from zdfs.ledger import Ledger
@@ -148,15 +148,9 @@ class Proof:
 
     def records(self, first: bytes) -> tuple[list[chain.Change], bool]:
         """A page of our own from a key on; whether that was all."""
-        changes: list[chain.Change] = []
-        size = 0
         with self.store.read() as read:
-            for key, payload in read.scan(first or schema.FIRST, schema.BEYOND):
-                changes.append((key, payload))
-                size += len(key) + len(payload)
-                if size > limits.FRAME_BYTES // 2 or len(changes) == PAGE:
-                    return changes, False
-        return changes, True
+            changes, last = stretch(read, first or schema.FIRST, schema.BEYOND, PAGE)
+        return changes, last is None
 
 
 class _Told(NamedTuple):

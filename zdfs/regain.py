@@ -12,19 +12,62 @@ Nothing is ever started from less than what is needed; `note` says whom we wait 
 
 import collections
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any
 
-from zdfs import __version__, addresses, chain, cluster, copies, limits, wire
-from zdfs.calls import Peer, Trap, call, now, sleep
-from zdfs.chain import NO_COPIES, Head
+from zdfs import __version__, addresses, chain, cluster, copies, limits, schema, wire
+from zdfs.calls import Ask, Peer, Trap, call, call_all, now, sleep
+from zdfs.chain import NO_COPIES, Change, Head
 from zdfs.copied import CopiedStore
+from zdfs.copies import elected
 from zdfs.errors import Damaged, Failure, Unavailable
 from zdfs.ids import Epoch, Incarnation, Policy, Session, Slot
 from zdfs.ports import Caller, Handler
 from zdfs.wire import State
 
 log = logging.getLogger("zdfs.meta")
+
+
+class Reading:
+    """All records of a copy, or of several as of one round: what one lost, another may have.
+    Whoever has read to the end proves it by `head`."""
+
+    def __init__(self, peers: Sequence[Peer], cluster: bytes, head: Head):
+        self.peers, self.cluster, self.head = list(peers), cluster, head
+
+    async def pages(self) -> AsyncIterator[tuple[list[Change], bytes]]:
+        """Records in the order of keys; each time all up to a key."""
+        first, heads = b"", collections.Counter[Head]()
+        while first < schema.BEYOND:
+            pages = await self._ask(first)
+            heads.update(page.head for page in pages)
+            end = min(schema.BEYOND if page.end else page.following for page in pages)
+            told = [_below(page, end) for page in pages]
+            found = {key: [one[key] for one in told if key in one] for one in told for key in one}
+            yield [(key, elected(Damaged(), found[key])) for key in sorted(found)], end
+            first = end
+        self.head = heads.most_common(1)[0][0]  # of those that lost something, some count it still
+
+    async def _ask(self, first: bytes) -> list[wire.CopyPage]:
+        """A page of each; who doesn't answer is not asked again."""
+        request = wire.ReadCopy(self.cluster, first, b"")
+        answers = await call_all([Ask(one, request, limits.BULK_TIMEOUT_S) for one in self.peers])
+        good: dict[Peer, wire.CopyPage] = {}
+        why: Failure = Damaged("the copy has changed while it was read")
+        for peer, answer in zip(self.peers, answers, strict=True):
+            if isinstance(answer, Failure):
+                why = answer
+            elif isinstance(answer, wire.CopyPage) and answer.head.hash == self.head.hash:
+                good[peer] = answer
+        if not good:
+            raise why
+        self.peers = list(good)
+        return list(good.values())
+
+
+def _below(page: wire.CopyPage, end: bytes) -> dict[bytes, bytes | None]:
+    changes = chain.unpack_changes(b"".join(bytes(one) for one in page.data))
+    return {key: payload for key, payload in changes if key < end}
 
 
 class Regain:
@@ -38,7 +81,7 @@ class Regain:
         self.claimed = Incarnation(1)
         self.least = Incarnation(0)  # the metaserver's incarnation is to be larger
         self.reports: dict[Slot, cluster.Heard] = {}
-        self.failed: set[Slot] = set()  # whose copies could not be read
+        self.failed: collections.Counter[Slot] = collections.Counter()  # copies: reads in vain
         self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.handlers: Mapping[type[wire.Message], Handler] = {
@@ -117,7 +160,7 @@ class Regain:
         while not self.ended:
             await sleep(limits.BEAT_S / 8)
             living = copies.alive(self.reports, await now())
-            verdict = self._other(self._judge(living), living)
+            verdict = self._judge(living)
             if verdict.settled:
                 belongs = any(heard.report.cluster for heard in living.values())
                 self.least = self.claimed if belongs else Incarnation(0)
@@ -125,12 +168,13 @@ class Regain:
                 return
             if verdict.source is not None:
                 self.note = "reading the metadata from its copies"
+                sources = self._sources(verdict.source, living)
                 try:
-                    await self._read(verdict.source, living)
+                    await self._read(sources, living)
                 except Failure as error:
                     self.note = f"a copy of the metadata can't be read: {error}"
                     log.error("%s", self.note)
-                    self.failed.add(verdict.source)
+                    self.failed[sources[0]] += 1
                     await sleep(limits.RETRY_S)
                 else:
                     self.least = self.claimed
@@ -141,19 +185,14 @@ class Regain:
                     said = self.note
                     log.warning("%s", said)
 
-    def _other(
-        self, verdict: copies.Verdict, living: Mapping[Slot, cluster.Heard]
-    ) -> copies.Verdict:
-        """Another copy that reaches as far, if that one could not be read."""
-        if verdict.source not in self.failed or verdict.source is None:
-            return verdict
-        head = living[verdict.source].report.copy.head
-        for slot, heard in living.items():
-            same = heard.report.copy.whole and heard.report.copy.head == head
-            if slot not in self.failed and same:
-                return verdict._replace(source=slot)
-        self.failed.clear()  # all of them: begin again
-        return verdict
+    def _sources(self, best: Slot, living: Mapping[Slot, cluster.Heard]) -> list[Slot]:
+        """The copy to read; once that was in vain, all that reach as far, to be read together."""
+        if not self.failed:
+            return [best]
+        found = {slot: heard.report.copy for slot, heard in living.items()}
+        head = found[best].head.hash
+        same = [slot for slot, copy in found.items() if copy.whole and copy.head.hash == head]
+        return sorted(same, key=lambda slot: self.failed[slot])
 
     def _judge(self, living: Mapping[Slot, cluster.Heard]) -> copies.Verdict:
         belongs = {s: h for s, h in living.items() if h.report.cluster}
@@ -186,25 +225,22 @@ class Regain:
         own, force = self.own if counts else None, self.store.copies
         return copies.judge(own, force, belongs, ring, self.claimed)
 
-    async def _read(self, slot: Slot, living: Mapping[Slot, cluster.Heard]) -> None:
-        """Make our store what that copy is.  Failure: it can't be."""
-        report = living[slot].report
-        peer, uuid, head = Peer(report.addresses[slot]), report.cluster, report.copy.head
+    async def _read(self, slots: Sequence[Slot], living: Mapping[Slot, cluster.Heard]) -> None:
+        """Make our store what these copies are.  Failure: it can't be."""
+        report = living[slots[0]].report
+        peers = [Peer(report.addresses[slot]) for slot in slots]
+        uuid, head = report.cluster, report.copy.head
         self.store.cluster = uuid
-        if self.own is not None and await self._replay(peer, uuid, head):
+        if self.own is not None and await self._replay(peers[0], uuid, head):
             return
-        log.warning("reading all metadata from the copy on %s", addresses.short(peer))
+        shown = ", ".join(addresses.short(peer) for peer in peers)
+        log.warning("reading all metadata from the copy on %s", shown)
         self.own = None
         self.store.begin_fill()
-        first, end = b"", False
-        while not end:
-            page = await call(peer, wire.ReadCopy(uuid, first, b""), limits.BULK_TIMEOUT_S)
-            if page.head.hash != head.hash:
-                raise Damaged("the copy has changed while it was read")
-            changes = chain.unpack_changes(b"".join(bytes(one) for one in page.data))
-            self.store.fill(changes, None if page.end else page.following)
-            first, end = page.following, page.end
-        self.store.end_fill(page.head)
+        found = Reading(peers, uuid, head)
+        async for changes, end in found.pages():
+            self.store.fill(changes, end)
+        self.store.end_fill(found.head)
         log.warning("the metadata is back: %d records", head.records)
 
     async def _replay(self, peer: Peer, uuid: bytes, head: Head) -> bool:
