@@ -18,7 +18,7 @@ from typing import Any
 from zdfs import __version__, addresses, chain, cluster, copies, limits, schema, wire
 from zdfs.calls import Ask, Peer, Trap, call, call_all, now, sleep
 from zdfs.chain import NO_COPIES, Change, Head
-from zdfs.copied import CopiedStore
+from zdfs.copied import CopiedStore, Tally
 from zdfs.copies import elected
 from zdfs.errors import Damaged, Failure, Unavailable
 from zdfs.ids import Epoch, Incarnation, Policy, Session, Slot
@@ -47,6 +47,14 @@ class Reading:
             yield [(key, elected(Damaged(), found[key])) for key in sorted(found)], end
             first = end
         self.head = heads.most_common(1)[0][0]  # of those that lost something, some count it still
+
+    async def prove(self) -> None:
+        """Read to the end once.  Failure: they can't be, or are not whole."""
+        tally = Tally()
+        async for changes, end in self.pages():
+            tally.page(changes, end)
+        if not tally.proves(self.head):
+            raise Damaged(f"{tally.count} records where the newest round left {self.head.records}")
 
     async def _ask(self, first: bytes) -> list[wire.CopyPage]:
         """A page of each; who doesn't answer is not asked again."""
@@ -235,9 +243,11 @@ class Regain:
             return
         shown = ", ".join(addresses.short(peer) for peer in peers)
         log.warning("reading all metadata from the copy on %s", shown)
+        found = Reading(peers, uuid, head)
+        if not self.store.empty:  # what is here gives way to nothing less than what is whole
+            await found.prove()
         self.own = None
         self.store.begin_fill()
-        found = Reading(peers, uuid, head)
         async for changes, end in found.pages():
             self.store.fill(changes, end)
         self.store.end_fill(found.head)
