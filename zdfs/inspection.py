@@ -40,6 +40,7 @@ class _Run:
     found: deque[Fault] = field(default_factory=deque)
     step: int = 0
     told: wire.Examined | None = None
+    proof: int = 0  # the proof of the store that must have ended before anything is mended
 
 
 class Inspection:
@@ -60,14 +61,14 @@ class Inspection:
         """The next slice of a walk."""
         at_ns = await clock()
         self.members.may_change()
-        if request.mend and request.step == 1:
-            await self._healed()
+        ready = not request.mend or await self._healed(self._run(request))
+        self.members.may_change()  # still
         run = self._run(request)
         if run.told is not None and request.step == run.step:
             return run.told
         if request.step != run.step + 1:
             raise BadMessage(f"step {request.step} of a walk that is at {run.step}")
-        if not run.found and not run.cursor.done:
+        if ready and not run.found and not run.cursor.done:
             with self.ledger.store.read() as read:
                 findings = run.cursor.step(read, STEP_RECORDS)
             for finding in findings:
@@ -95,14 +96,22 @@ class Inspection:
                     return wire.Entries(tuple(found), False)
         return wire.Entries(tuple(found), True)
 
-    async def _healed(self) -> None:
-        """What copies have is not mended by what is left of it."""
+    async def _healed(self, run: _Run) -> bool:
+        """What copies have is not mended by what is left of it.  False: not healed yet, go on
+        asking: a large store takes its time."""
         copying = self.members.copying
-        if copying is not None and copying.copies.needed and not await copying.proof.whole():
+        if copying is None or not copying.copies.needed:
+            return True
+        proof = copying.proof
+        run.proof = run.proof or proof.begun + 1
+        if not await proof.proven(run.proof):
+            return False
+        if not proof.sound:
             raise Unavailable(
                 "nothing is mended before the copies of the metadata were asked, and they can't be "
                 "just now: see zdfs status"
             )
+        return True
 
     def _run(self, request: wire.Examine) -> _Run:
         run = self._runs.pop(request.run, None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from zdfs import addresses, chain, limits, schema, wire
-from zdfs.calls import Ask, Condition, Peer, call_all, clock, sleep, wait
+from zdfs.calls import Ask, Condition, Peer, call_all, clock, notify, sleep, wait
 from zdfs.chain import Head
 from zdfs.copied import CopiedStore, Tally, stretch
 from zdfs.errors import Damaged, Failure
@@ -42,7 +42,10 @@ class Proof:
         yet, and the first ones are being made."""
         self.ledger, self.store = ledger, store
         self.sources, self.first = sources, first
-        self.doubt = Condition()  # a copy does not agree with what we have
+        self.doubt = Condition()  # a copy does not agree with what we have, or somebody asks
+        self.begun = self.ended = 0  # how many proofs; there is never more than one underway
+        self.sound = False  # what the newest one found
+        self.news = Condition()  # one has ended
 
     async def heal(self, key: bytes) -> int:
         """A record of ours is damaged, or not what others count on: it and what belongs to its
@@ -98,13 +101,24 @@ class Proof:
         patience_s = PROVE_EVERY_S
         while True:
             await wait(self.doubt, patience_s)
+            self.begun += 1
             try:
-                patience_s = PROVE_EVERY_S if await self.whole() else AGAIN_S
+                self.sound = await self._whole()
             except Failure as error:
-                patience_s = AGAIN_S
+                self.sound = False
                 log.error("this metaserver's store is not whole, and not healed: %s", error)
+            patience_s = PROVE_EVERY_S if self.sound else AGAIN_S
+            self.ended = self.begun
+            notify(self.news)
 
-    async def whole(self) -> bool:
+    async def proven(self, number: int) -> bool:
+        """Whether the proof of that number has ended; waits for it no longer than a caller does."""
+        if self.ended < number:
+            notify(self.doubt)
+            await wait(self.news, limits.BEAT_S)
+        return self.ended >= number
+
+    async def _whole(self) -> bool:
         """Read all records; what is damaged or missing comes back from the copies.  False: what is
         wrong is not healed, or was not looked at, since copies can't be asked."""
         first = self.first()
