@@ -14,6 +14,7 @@ and is filled anew.  Only the metaserver that this dataserver is promised to may
 import logging
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from zdfs import chain, checksum, limits, records, schema, wire
@@ -371,37 +372,47 @@ class Mirror:
         return count, total
 
     def apply(self) -> None:
-        """All rounds of the log into the mirror, synced; those far behind leave the log."""
-        if not self.whole or self.applied.hash == self.head.hash:
-            return
-        if self.mirror.free_bytes() <= 4 * self.waiting_bytes:
-            return  # a full disk: the log keeps them
-        count, total = self.applied.records, self.applied.sum
+        """All rounds of the log into the mirror, synced, as far as there is room."""
+        while self.whole and (some := self._fitting()) and self._apply_rounds(some):
+            pass
+
+    def _fitting(self) -> list[Kept]:
+        """The next rounds that there is room for; a full disk: the log keeps them."""
+        waiting = [kept for kept in self.rounds if kept.head.round > self.applied.round]
+        sizes, free = accumulate(len(kept.packed) for kept in waiting), self.mirror.free_bytes()
+        return [kept for kept, size in zip(waiting, sizes) if 4 * size < free]
+
+    def _apply_rounds(self, some: Sequence[Kept]) -> bool:
+        """These, and what is far behind them leaves the log; False: this copy is damaged."""
+        head, count, total = some[-1].head, self.applied.records, self.applied.sum
         try:
             with self.mirror.write() as txn:
-                for kept in self.rounds:
-                    if kept.head.round > self.applied.round:
-                        more, difference = self._apply(txn, kept.record.changes)
-                        count, total = count + more, (total + difference) % 2**64
-                found = self.head._replace(records=count, sum=total)
+                for kept in some:
+                    more, difference = self._apply(txn, kept.record.changes)
+                    count, total = count + more, (total + difference) % 2**64
+                found = head._replace(records=count, sum=total)
                 txn.put(schema.HEAD, records.pack(found))
         except Damaged as error:
             self._found_bad(str(error))
-            return
+            return False
         except NoSpace:
             self._checked = None  # half of it was counted
             raise
-        if found != self.head and self.agrees:
+        if found != head and self.agrees:
             log.error("this copy and the metaserver disagree about what there is: it looks")
-        self.agrees = found == self.head
+        self.agrees = found == head
         self.mirror.end_round()
-        self.applied, self.waiting_bytes = found, 0
+        self.applied = found
+        self.waiting_bytes -= sum(len(kept.packed) for kept in some)
         gone = []
         kept_bytes = sum(len(kept.packed) for kept in self.rounds)
         while len(self.rounds) > limits.JOURNAL_ROUNDS or kept_bytes > limits.OUTBOX_BYTES:
+            if self.rounds[0].head.round > self.applied.round:
+                break
             kept_bytes -= len(self.rounds[0].packed)
             gone += _names_of(self.rounds.popleft())
         self.store.drop(gone)
+        return True
 
     async def keep_up(self) -> None:
         """Apply what came, once a second or when it is much."""
