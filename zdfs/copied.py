@@ -89,6 +89,17 @@ def stretch(
     return changes, None
 
 
+def check_there(read: Reader, key: bytes, strict: bool = False) -> int | None:
+    """The check of what stands there.  What can't be read may give way all the same (unless
+    `strict`): the sum is wrong then, so that copies don't agree, and all is counted (`proof`)."""
+    try:
+        return _check(key, read.get(key))
+    except Damaged as error:
+        if strict or error.key != key:
+            raise  # without its key it is no record, but a page of them
+        return 0
+
+
 class Noting:
     """A transaction that remembers what it changes, and the checks of what stood there before."""
 
@@ -121,18 +132,8 @@ class Noting:
 
     def _note(self, key: bytes, payload: bytes | None) -> None:
         if key not in self.before:
-            self.before[key] = self._before(key)
+            self.before[key] = check_there(self.txn, key)
         self.changes[key] = payload
-
-    def _before(self, key: bytes) -> int | None:
-        """The check of what stands there.  What can't be read may give way all the same: the sum is
-        wrong then, so that copies don't agree, and all is counted again (`proof`)."""
-        try:
-            return _check(key, self.txn.get(key))
-        except Damaged as error:
-            if error.key != key:
-                raise  # no record, but a page of them
-            return 0
 
 
 def _check(key: bytes, payload: bytes | None) -> int | None:
@@ -409,7 +410,8 @@ class CopiedStore:
         end = schema.BEYOND if following is None else following
         there = {key for key, _ in changes}
         with self.inner.write() as txn:
-            for key in [key for key, _ in txn.scan(self._filled.cursor, end) if key not in there]:
+            before = list(scan_past_damage(txn, self._filled.cursor, end))
+            for key in [key for key, _ in before if key not in there]:
                 txn.delete(key)
             for key, payload in changes:
                 assert payload is not None

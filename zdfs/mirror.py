@@ -21,10 +21,11 @@ from zdfs import chain, checksum, limits, records, schema, wire
 from zdfs.calls import Condition, Trap, notify, sleep, wait
 from zdfs.chain import GENESIS, NO_COPIES, Change, CopySet, Head, RoundRecord
 from zdfs.checksum import Buffer
-from zdfs.copied import Tally, stretch
+from zdfs.copied import Tally, check_there, stretch
 from zdfs.errors import BadMessage, Damaged, Foreign, NoSpace, Unavailable
 from zdfs.ids import JOURNAL, BlockNo, Epoch, Incarnation, Name, Round, Slot, Token, Version
 from zdfs.ports import BlockStore, MetaStore, Transaction
+from zdfs.tables import scan_past_damage
 
 log = logging.getLogger("zdfs.data")
 
@@ -280,7 +281,8 @@ class Mirror:
         end = schema.BEYOND if request.end else changes[-1][0] + b"\0"
         there = {key for key, _ in changes}
         with self.mirror.write() as txn:
-            for key in [key for key, _ in txn.scan(filled.cursor, end) if key not in there]:
+            before = list(scan_past_damage(txn, filled.cursor, end))
+            for key in [key for key, _ in before if key not in there]:
                 txn.delete(key)
             for key, payload in changes:
                 txn.put(key, payload or b"")
@@ -357,12 +359,11 @@ class Mirror:
         """Into the mirror: by how much count and sum changed."""
         count = total = 0
         for key, payload in changes:
-            old = txn.get(key)
-            before = None if old is None else checksum.check(key, old)
+            before = check_there(txn, key, self._filled is None)
             after = None if payload is None else checksum.check(key, payload)
             if payload is not None:
                 txn.put(key, payload)
-            elif old is not None:
+            elif before is not None:
                 txn.delete(key)
             for tally in (self._filled, self._checked):
                 if tally is not None:
