@@ -65,11 +65,13 @@ class Chronicle:
 
     def went(self, at_ns: int, mount: Mount, kind: str = "unmount", text: str = "") -> None:
         """A mount has ended."""
-        self.blocked(at_ns, mount, ())
+        self.blocked(at_ns, mount, (), lives=False)
         if text or mount.record.mount.startswith("/"):
             self.ledger.event(at_ns, kind, text or shown(mount))
 
-    def blocked(self, at_ns: int, mount: Mount, waits: tuple[wire.Blocked, ...]) -> None:
+    def blocked(
+        self, at_ns: int, mount: Mount, waits: tuple[wire.Blocked, ...], lives: bool = True
+    ) -> None:
         """For whom a mount's writes wait, as it says.  What was said of it is kept with its
         session: a new metaserver doesn't say it again, and says it when it ends."""
         if not self.members.granted:
@@ -83,7 +85,8 @@ class Chronicle:
             self.ledger.event(at_ns, "blocked", f"{text}; programs waiting: {after[slot].writers}")
         if before != set(after):
             mount.record = mount.record._replace(blocked=tuple(sorted(after)))
-            self._keep(mount.session, mount.record)
+            if lives:
+                self._keep(mount.session, mount.record)
 
     def _keep(self, session: Session, record: schema.SessionRecord) -> None:
         with self.ledger.raw() as txn:

@@ -13,6 +13,7 @@ from zdfs.membership import Membership
 from zdfs.ports import Caller
 from zdfs.schema import SessionRecord
 from zdfs.sessions import Mount, Sessions
+from zdfs.tables import decode
 
 CALLER = Caller(b"peer", wire.RequestHead(Session(0), wire.NO_SLOT, 1, 1000, Incarnation(0)))
 
@@ -139,7 +140,9 @@ def test_blocked_writes_are_told_once_over_a_restart() -> None:
         made.blocked(1, one, blocked(1))
     made.ledger.store.end_round()
     again = chronicle(store.crash())
-    ((session, record),) = again.ledger.sessions()
+    with again.ledger.store.read() as read:
+        ((key, payload),) = read.scan(b"n", schema.after(b"n"))
+    session, record = Session(schema.number_of_key(key)), decode(SessionRecord, key, payload)
     assert session == one.session and record.blocked == (Slot(1),)
     revived = Mount(session, record, 0.0, False)
     again.blocked(1, revived, blocked(1))
