@@ -117,6 +117,21 @@ def head_of(record: RoundRecord, packed: bytes) -> Head:
     return Head(record.incarnation, record.round, digest, record.records, record.sum)
 
 
+def batch(rounds: Iterable[bytes]) -> tuple[list[int], list[bytes]]:
+    """As many packed rounds as one message carries: how many frames each has, and these."""
+    parts: list[int] = []
+    frames: list[bytes] = []
+    size = 0
+    for packed in rounds:
+        size += len(packed)
+        if parts and (size > limits.BATCH_BYTES or len(parts) == limits.COPY_ROUNDS):
+            break
+        some = cut(packed)
+        parts.append(len(some))
+        frames += some
+    return parts, frames
+
+
 def cut(packed: bytes) -> list[bytes]:
     """A packed round in frames."""
     size = limits.FRAME_BYTES

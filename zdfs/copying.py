@@ -222,16 +222,7 @@ class Copying:
         if rounds and len(rounds[0].packed) > limits.MESSAGE_BYTES // 2:
             await self._append_pieces(slot, rounds[0])
             return
-        parts: list[int] = []
-        frames: list[bytes] = []
-        size = 0
-        for one in rounds:
-            size += len(one.packed)
-            cut = chain.cut(one.packed)
-            if parts and (size > limits.BATCH_BYTES or len(parts) == limits.COPY_ROUNDS):
-                break
-            parts.append(len(cut))
-            frames += cut
+        parts, frames = chain.batch(one.packed for one in rounds)
         kind = wire.AppendSynced if synced else wire.Append
         request = kind(self.store.cluster, self.ledger.incarnation, tuple(parts), tuple(frames))
         state = await call(Peer(self.ledger.ring[slot]), request, limits.BULK_TIMEOUT_S)

@@ -14,7 +14,7 @@ and is filled anew.  Only the metaserver that this dataserver is promised to may
 import logging
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any, NamedTuple
 
 from zdfs import chain, checksum, limits, records, schema, wire
@@ -31,6 +31,7 @@ log = logging.getLogger("zdfs.data")
 
 PAGE = 1024  # names or records looked at in one go
 VERIFY_EVERY_S = 600.0  # the mirror is read and proven so often ...
+ASKED_S = 60.0  # a copy with a bad record can be asked for so long, and then is filled anew
 VERIFY_PAUSE_S = 0.05  # ... with such a pause between two pages
 
 
@@ -51,6 +52,7 @@ class Mirror:
         self.head = GENESIS  # how far the log does
         self.whole = False
         self.agrees = True  # with what the metaserver says that there is
+        self.doubted = False  # something is bad, and the metaserver should look at what it has
         self.tended = False  # a metaserver serves, which fills what is broken
         self.rounds: deque[Kept] = deque()  # in the log: some that are applied, all that are not
         self.waiting_bytes = 0
@@ -255,7 +257,11 @@ class Mirror:
     def report(self) -> wire.CopyReport:
         """For the metaserver, each second."""
         return wire.CopyReport(
-            self.store.state.copies, self.head, self.whole, self._in_force, self.agrees
+            self.store.state.copies,
+            self.head,
+            self.whole,
+            self._in_force,
+            self.agrees and not self.doubted,
         )
 
     def logged(self) -> tuple[int, int]:
@@ -327,8 +333,7 @@ class Mirror:
         log.info("the copy of the metadata is whole: %d records", self.head.records)
 
     def _found_bad(self, why: str) -> None:
-        """A record is bad: as long as nobody could fill this copy, what else it has may be all that
-        there is."""
+        """A record is bad; while nobody could fill this copy, the rest may be all that there is."""
         if self.tended:
             self._break(why)
         else:
@@ -425,22 +430,30 @@ class Mirror:
                 log.warning("the copy of the metadata waits: %s", error)
 
     async def verify(self) -> None:
-        """Prove the mirror again and again: LMDB loses records silently."""
+        """Prove the mirror again and again: LMDB loses records silently.  A bad one can be asked
+        for the rest until the metaserver has looked at its own store."""
         while True:
             await sleep(VERIFY_EVERY_S)
             self._checked = Tally()
-            while self.whole and self._checked is not None and self._checked.cursor < schema.BEYOND:
-                try:
-                    changes, last = self._page(self._checked.cursor, schema.BEYOND)
-                except Damaged as error:
-                    self._found_bad(str(error))
-                    break
-                self._checked.page(changes, schema.BEYOND if last is None else last + b"\0")
-                await sleep(VERIFY_PAUSE_S)
-            checked, self._checked = self._checked, None
-            done = checked is not None and checked.cursor == schema.BEYOND
-            if self.whole and checked is not None and done and not checked.proves(self.applied):
-                self._found_bad("its records are not those that the metaserver left")
+            why, self._checked = await self._wrong(), None
+            if why:
+                self.doubted = True
+                await sleep(ASKED_S)
+                self.doubted = False
+                self._found_bad(why)
+
+    async def _wrong(self) -> str:
+        """What is wrong with the mirror; empty: nothing, or it could not be looked at."""
+        while self.whole and self._checked is not None and self._checked.cursor < schema.BEYOND:
+            try:
+                changes, last = self._page(self._checked.cursor, schema.BEYOND)
+            except Damaged as error:
+                return str(error)
+            self._checked.page(changes, schema.BEYOND if last is None else last + b"\0")
+            await sleep(VERIFY_PAUSE_S)
+        if self.whole and self._checked is not None and not self._checked.proves(self.applied):
+            return "its records are not those that the metaserver left"
+        return ""
 
     # --- being read ----------------------------------------------------------------------------
 
@@ -460,33 +473,20 @@ class Mirror:
         if self.applied.hash != self.head.hash:
             raise Unavailable("the disk of this copy is full, or damaged")
         first, end = request.first or schema.FIRST, request.until or schema.BEYOND
-        try:
-            changes, last = self._page(first, end, not self.tended and not request.until)
-        except Damaged as error:
-            self._found_bad(str(error))
-            raise
+        # What is bad is for `verify` to find: what else is here may be all that there is of it.
+        changes, last = self._page(first, end, not self.tended and not request.until)
         packed = chain.pack_changes(changes)
         following = b"" if last is None else last + b"\0"
         return wire.CopyPage(self.applied, following, last is None, (packed,))
 
     def read_rounds(self, after: Round) -> wire.CopyRounds:
         """The rounds behind one, as far as one message carries them."""
-        parts: list[int] = []
-        frames: list[Buffer] = []
-        size = 0
-        for kept in self.rounds:
-            if kept.head.round <= after:
-                continue
-            if not parts and kept.head.round != after + 1:
-                break
-            size += len(kept.packed)
-            if len(kept.packed) > limits.MESSAGE_BYTES - limits.HEAD_BYTES:
-                break  # whoever needs it reads all records
-            if parts and (size > limits.BATCH_BYTES or len(parts) == limits.COPY_ROUNDS):
-                break
-            cut = chain.cut(kept.packed)
-            parts.append(len(cut))
-            frames += cut
+        following = [kept for kept in self.rounds if kept.head.round > after]
+        if following and following[0].head.round != after + 1:
+            following.clear()
+        most = limits.MESSAGE_BYTES - limits.HEAD_BYTES  # who needs a larger one reads all records
+        some = takewhile(lambda kept: len(kept.packed) <= most, following)
+        parts, frames = chain.batch(kept.packed for kept in some)
         return wire.CopyRounds(self.head, tuple(parts), tuple(frames))
 
 

@@ -46,6 +46,7 @@ class Proof:
         self.begun = self.ended = 0  # how many proofs; there is never more than one underway
         self.sound = False  # what the newest one found
         self.news = Condition()  # one has ended
+        self._bad = b""  # the record that it could not read
 
     async def heal(self, key: bytes) -> int:
         """A record of ours is damaged, or not what others count on: it and what belongs to its
@@ -127,8 +128,15 @@ class Proof:
         if await self._proven():
             return True
         wrong, all_of_it = 0, True
-        if not first:
-            wrong, all_of_it = await self._heal_range(schema.FIRST, schema.BEYOND)
+        # One by one first: a copy with a bad record of its own has no say on all around that.
+        while not first and self._bad and (await self._heal_range(*_alone(self._bad)))[0]:
+            wrong += 1
+            if await self._proven():
+                break
+        else:
+            if not first:
+                more, all_of_it = await self._heal_range(schema.FIRST, schema.BEYOND)
+                wrong += more
         # What was lost and then written again was counted twice.
         if not all_of_it or not await self._proven(rebase=True):
             log.error("this metaserver's store is not whole, and not healed yet: see zdfs fsck")
@@ -140,7 +148,8 @@ class Proof:
     async def _proven(self, rebase: bool = False) -> bool:
         """Whether all records are those that the newest round left; `rebase`: they are from now,
         if each of them can be read."""
-        tally = self.store.checked = Tally()
+        tally, self._bad = Tally(), b""
+        self.store.checked = tally
         try:
             while tally.cursor < schema.BEYOND:
                 await wait(self.store.news, limits.BEAT_S)
@@ -155,6 +164,7 @@ class Proof:
                 self.store.rebase(tally)
         except Damaged as error:
             log.error("%s", error)
+            self._bad = error.key
             return False
         finally:
             self.store.checked = None
@@ -184,4 +194,8 @@ def _around(key: bytes) -> list[tuple[bytes, bytes]]:
     if key[:1] in OF_INODES and len(key) > 8:
         prefixes = [bytes([table]) + key[1:9] for table in OF_INODES]
         return [(prefix, schema.after(prefix)) for prefix in prefixes]
-    return [(key, key + b"\0")] if key else []
+    return [_alone(key)] if key else []
+
+
+def _alone(key: bytes) -> tuple[bytes, bytes]:
+    return key, key + b"\0"
