@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from zdfs import addresses, chain, limits, schema, wire
-from zdfs.calls import Ask, Condition, Peer, call_all, clock, notify, sleep, wait
+from zdfs.calls import Ask, Condition, Peer, call_all, clock, notify, now, sleep, wait
 from zdfs.chain import Head
 from zdfs.copied import CopiedStore, Tally, stretch
 from zdfs.errors import Damaged, Failure
@@ -51,6 +51,9 @@ class Proof:
     async def heal(self, key: bytes) -> int:
         """A record of ours is damaged, or not what others count on: it and what belongs to its
         inode as the copies have them.  How many records were not so."""
+        end = await now() + limits.GIVE_UP_READ_S
+        while self.store.copies.needed and not self.sources() and await now() < end:
+            await sleep(limits.BEAT_S / 8)  # after a start nobody knows yet whose copy is whole
         wrong = sum([(await self._heal_range(low, high))[0] for low, high in _around(key)])
         if wrong:
             text = f"{schema.describe(key)}: {wrong} records came back from copies"

@@ -68,6 +68,9 @@ def generations(name: str, data: bytes) -> list[int]:
     return found
 
 
+REPLACED = 4  # opens of a name that somebody else replaces meanwhile (docs/CONSISTENCY.md)
+
+
 # --- the programs --------------------------------------------------------------------------------
 
 
@@ -165,8 +168,14 @@ class Reader(Program):
                 yield
 
     def read(self, name: str) -> list[int]:
-        with open(self.folder / name, "rb", buffering=0) as file:
-            return generations(name, file.readall())
+        for again in reversed(range(REPLACED)):
+            try:
+                with open(self.folder / name, "rb", buffering=0) as file:
+                    return generations(name, file.readall())
+            except OSError as error:
+                if error.errno != errno.ESTALE or not again or name not in HOT:
+                    raise
+        raise AssertionError("unreachable")
 
 
 class Namer(Program):
