@@ -1,5 +1,5 @@
 """A name was `EIO` for a second after a start: its record was damaged, and the metaserver, which
-to ask before it knows whose copies are whole, took that for having no copy at all.
+has to ask before it knows whose copies are whole, took that for having no copy at all.
 """
 
 from tests.sim.towns import Town
