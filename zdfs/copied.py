@@ -358,16 +358,19 @@ class CopiedStore:
         changed = {key for one in later for key, _ in chain.unpack_round(one.packed).changes}
         return changed | set(self._changes)
 
-    def restore(self, low: bytes, high: bytes, told: Sequence[Told]) -> int:
+    def restore(self, low: bytes, high: bytes, told: Sequence[Told]) -> tuple[int, bool]:
         """The records with low <= key < high are to be what most of {copies, this store} say they
-        always have been: how many were not.  `told`: of each copy its records, and the keys that
-        changed since then, of which it can't say anything.  No change of any round."""
+        always have been: how many were not; whether one is damaged that no copy can say anything of
+        yet.  `told`: of each copy its records, and the keys that changed since then, of which it
+        can't say anything.  No change of any round."""
         wrong: list[tuple[bytes, bytes | None]] = []
+        unsaid = False
         with self.inner.write() as txn:
             ours = dict(scan_past_damage(txn, low, high))
             for key in sorted(ours.keys() | set().union(*(there for there, _ in told))):
                 votes = [there.get(key) for there, changed in told if key not in changed]
                 own = ours.get(key)
+                unsaid |= isinstance(own, Damaged) and not votes
                 right = elected(own, votes) if votes else own
                 if right is own or isinstance(right, Damaged) or right == own:
                     continue
@@ -381,7 +384,7 @@ class CopiedStore:
                     txn.put(key, right)
         if not self.dirty:
             self.inner.end_round()
-        return len(wrong)
+        return len(wrong), unsaid
 
     def rebase(self, tally: Tally) -> None:
         """What was counted is what there is: the next round says so."""

@@ -81,7 +81,11 @@ class Proof:
             if not votes:  # all of them lag, or are of a metaserver that was passed over
                 await sleep(limits.BEAT_S / 8)
                 continue
-            wrong += self.store.restore(low, end, votes)
+            more, unsaid = self.store.restore(low, end, votes)
+            wrong += more
+            if unsaid:  # it had changed just before: copies are about to have heard of that
+                await sleep(limits.BEAT_S / 8)
+                continue
             low, tries = end, TRIES
         return wrong, low >= high
 

@@ -282,7 +282,7 @@ def test_a_store_is_healed_from_copies_that_lack_something_themselves() -> None:
         txn.put(b"k3", b"wrong")
     every = [(b"k1", b"right"), (b"k2", b"right"), (b"k3", b"right")]
     told = [(dict(one), set[bytes]()) for one in (every[:1] + every[2:], every[1:], every)]
-    assert store.restore(b"k", b"l", told) == 2
+    assert store.restore(b"k", b"l", told) == (2, False)
     with store.read() as read:
         assert dict(read.scan(b"k", b"l")) == dict(every)
 
@@ -294,8 +294,23 @@ def test_a_copy_has_no_vote_on_what_changed_since() -> None:
     change(store, b"new")
     lags = {b"key": b"old"}, store.changed_since(before) or set()
     assert lags[1] == {b"key"}
-    assert store.restore(b"k", b"l", [lags, lags]) == 0
-    assert store.restore(b"k", b"l", [lags, ({b"key": b"new"}, set())]) == 0
+    assert store.restore(b"k", b"l", [lags, lags]) == (0, False)
+    assert store.restore(b"k", b"l", [lags, ({b"key": b"new"}, set())]) == (0, False)
+    with store.read() as read:
+        assert read.get(b"key") == b"new"
+
+
+def test_what_changed_just_before_it_was_damaged_is_asked_for_again() -> None:
+    inner = MemoryMetaStore()
+    store = CopiedStore(inner, CLUSTER)
+    change(store, b"old")
+    before = store.head
+    change(store, b"new")
+    value = inner.records.values[b"key"]
+    inner.records.values[b"key"] = value[:-1] + bytes([value[-1] ^ 4])
+    lags = {b"key": b"old"}, store.changed_since(before) or set()
+    assert store.restore(b"k", b"l", [lags]) == (0, True)
+    assert store.restore(b"k", b"l", [lags, ({b"key": b"new"}, set())]) == (1, False)
     with store.read() as read:
         assert read.get(b"key") == b"new"
     assert store.changed_since(before._replace(round=Round(-1))) is None, "too long ago"
