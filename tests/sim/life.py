@@ -110,7 +110,9 @@ def play(name: str, seed: int, wordy: bool = False, all_lines: bool = False) -> 
     """One life, to its end; Broken tells the end of its story (`wordy`: with each message) and the
     command that plays it."""
     random.seed(seed)
-    logging.getLogger("zdfs").setLevel(logging.CRITICAL)
+    ours = logging.getLogger("zdfs")
+    before = ours.level
+    ours.setLevel(logging.CRITICAL)
     life = Life(name, seed)
     life.world.wordy = wordy
     try:
@@ -119,4 +121,6 @@ def play(name: str, seed: int, wordy: bool = False, all_lines: bool = False) -> 
         again = f"again: make replay SEED={seed} LIFE={name}"
         said = "\n".join(life.world.story[0 if all_lines else -LAST_LINES :])
         raise Broken(f"{said}\n{error!r}\n{again}") from error
+    finally:
+        ours.setLevel(before)
     return life.story()
