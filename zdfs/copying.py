@@ -206,7 +206,9 @@ class Copying:
             one.unproven = 0
             await self._fill(slot, b"", store.head)
             return True
-        wants_sync = one.whole and min(store.wants_sync, store.synced) > one.synced
+        # Rounds that somebody waits for are sent to be synced at once, with all before them.
+        reaches = behind[-1].head.round if behind else store.synced
+        wants_sync = one.whole and min(store.wants_sync, reaches) > one.synced
         if behind or wants_sync:
             await self._append(slot, behind, wants_sync)
             return True
