@@ -170,7 +170,7 @@ class Syncer:
         self._changed = threading.Condition()
         self._stop = False
         self._wanted = synced  # somebody waits for the rounds up to here; one may not have ended
-        self._settling = synced  # likewise, of those that have
+        self._due = False  # one of those that have is among the jobs
         self.synced = synced
         self.failure: str | None = None
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -185,14 +185,16 @@ class Syncer:
         """Sync this round after those before it, and then close `retired`."""
         with self._changed:
             self._jobs.append(_Job(number, fd, created, retired, time.monotonic()))
-            if len(self._jobs) == 1 or number <= self._wanted:
+            self._due |= number <= self._wanted
+            if len(self._jobs) == 1 or self._due:
                 self._changed.notify_all()
 
     def want(self, number: Round) -> None:
         """Somebody waits for the rounds up to this one: don't let them lie."""
         with self._changed:
-            if number > self._wanted:
-                self._wanted = number
+            self._wanted = max(self._wanted, number)
+            if self._jobs and self._jobs[0].round <= number <= self._jobs[-1].round:
+                self._due = True  # else it is still to end: one sync for all
                 self._changed.notify_all()
 
     def oldest_s(self) -> float:
@@ -206,7 +208,7 @@ class Syncer:
         if self._thread is None:
             self.step()
         with self._changed:
-            self._settling = self._jobs[-1].round if self._jobs else self._settling
+            self._due |= bool(self._jobs)
             self._changed.notify_all()
             self._changed.wait_for(lambda: self.failure or not (self._jobs or self._busy))
 
@@ -237,13 +239,10 @@ class Syncer:
 
     def _rest_s(self) -> float | None:
         """How long the thread may sleep, unless it is woken; None: for ever; 0.0: it may not."""
-        if self._stop:
+        if self._stop or self._due:
             return 0.0
         if not self._jobs:
             return None
-        first, last = self._jobs[0].round, self._jobs[-1].round
-        if first <= self._settling or first <= self._wanted <= last:
-            return 0.0  # else a round that is wanted is still to end: one sync for all
         return max(0.0, self._jobs[0].since_s + LAZY_S - time.monotonic())
 
     def step(self) -> None:
@@ -251,7 +250,7 @@ class Syncer:
         with self._changed:
             if self.failure is not None or not self._jobs:
                 return
-            self._busy, self._jobs = self._jobs, []
+            self._busy, self._jobs, self._due = self._jobs, [], False
         failure = self._sync(self._busy)
         with self._changed:
             self.failure = failure

@@ -110,7 +110,8 @@ def test_everything_else_goes_on_beside_a_hundred_blocked_writers(
     start = sources[0].read_bytes()
     assert soon("cat", mount / "same") == start + big[len(start) :]
     until(lambda: not cluster.status()["writes_blocked"], 20, "nothing is blocked any more")
-    assert cluster.log(mount.name).count("writes go on") == 1
+    log = cluster.log(mount.name)  # a hundred at once may keep it busy: then that is said again
+    assert log.count("writes go on") == log.count("writes wait for dataserver") >= 1
     cold = cluster.mount("after")
     for source in sources[2:]:
         assert soon("cat", cold / source.name) == source.read_bytes()
