@@ -256,12 +256,9 @@ class Mirror:
 
     def report(self) -> wire.CopyReport:
         """For the metaserver, each second."""
+        agrees = self.agrees and not self.doubted
         return wire.CopyReport(
-            self.store.state.copies,
-            self.head,
-            self.whole,
-            self._in_force,
-            self.agrees and not self.doubted,
+            self.store.state.copies, self.head, self.whole, self._in_force, agrees
         )
 
     def logged(self) -> tuple[int, int]:
@@ -379,8 +376,10 @@ class Mirror:
 
     def apply(self) -> None:
         """All rounds of the log into the mirror, synced, as far as there is room."""
-        while self.whole and (some := self._fitting()) and self._apply_rounds(some):
-            pass
+        while self.whole and self.applied.hash != self.head.hash:
+            some = self._fitting()
+            if not some or not self._apply_rounds(some):
+                return
 
     def _fitting(self) -> list[Kept]:
         """The next rounds that there is room for; a full disk: the log keeps them."""

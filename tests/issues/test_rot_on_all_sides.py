@@ -5,12 +5,7 @@ Names could not be changed any more, for ever, and every record had stood intact
 
 import pytest
 
-from tests.sim.towns import Town, begun
-
-
-def _flip(records: object, key: bytes) -> None:
-    values: dict[bytes, bytes] = records.values  # type: ignore[attr-defined]
-    values[key] = values[key][:-1] + bytes([values[key][-1] ^ 4])
+from tests.sim.towns import Town, begun, spoil
 
 
 def _keys(town: Town, table: bytes) -> list[bytes]:
@@ -25,8 +20,8 @@ def test_each_heals_the_others(seed: int, table: bytes) -> None:
     town.cluster.rest(5.0)
     members = town.members
     for place, slot in enumerate(members):
-        _flip(town.cluster.data[slot].store.copy.records, _keys(town, b"m")[place])
-    _flip(town.cluster.meta.store.records, _keys(town, table)[-1])
+        spoil(town.cluster.data[slot].store.copy.records, _keys(town, b"m")[place])
+    spoil(town.cluster.meta.store.records, _keys(town, table)[-1])
     town.cluster.rest(1500.0)
     town.all_is_well()
     town.cluster.rest(1500.0)

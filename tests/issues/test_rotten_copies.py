@@ -6,19 +6,14 @@ servers."""
 
 import pytest
 
-from tests.sim.towns import Town, begun
+from tests.sim.towns import Town, begun, spoil
 
 
 def _spoil(town: Town, slot: int, place: int, how: str) -> None:
     """One of the names in a copy."""
     records = town.cluster.data[slot].store.copy.records
     key = [key for key in records.keys if key[:1] == b"e"][place]
-    if how == "flipped":
-        value = records.values[key]
-        records.values[key] = value[:-1] + bytes([value[-1] ^ 4])
-    else:
-        del records.values[key]
-        records.keys.remove(key)
+    spoil(records, key, how)
 
 
 @pytest.mark.parametrize("idle_s", [0.0, 1300.0])

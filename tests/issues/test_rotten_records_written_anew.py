@@ -6,7 +6,7 @@ whoever died; a mount that ended with a bad session record kept its grants for e
 
 import pytest
 
-from tests.sim.towns import Town, begun, pair
+from tests.sim.towns import Town, begun, pair, spoil
 from tests.world.cluster import Cluster
 from zdfs import schema
 
@@ -15,8 +15,7 @@ def _spoil(cluster: Cluster, tables: bytes) -> None:
     """All records of these tables."""
     records = cluster.meta.store.records
     for key in [key for key in records.keys if key[:1] in tables]:
-        value = records.values[key]
-        records.values[key] = value[:-1] + bytes([value[-1] ^ 4])
+        spoil(records, key)
 
 
 @pytest.mark.parametrize("copies", [0, 2])

@@ -11,6 +11,16 @@ from zdfs.ids import Slot
 from zdfs.meta import Meta
 
 
+def spoil(records: Any, key: bytes, how: str = "flipped") -> None:
+    """A value in any of the world's stores loses a bit, or is gone."""
+    if how == "flipped":
+        value = records.values[key]
+        records.values[key] = value[:-1] + bytes([value[-1] ^ 4])
+    else:
+        del records.values[key]
+        records.keys.remove(key)
+
+
 class Town:
     """A cluster, and what was acknowledged in it."""
 
@@ -73,13 +83,7 @@ class Town:
 
     def damage(self, key: bytes, how: str = "gone") -> None:
         """A stored value loses a bit, or is gone, behind everybody's back."""
-        records = self.cluster.meta.store.records
-        if how == "flipped":
-            value = records.values[key]
-            records.values[key] = value[:-1] + bytes([value[-1] ^ 4])
-        else:
-            del records.values[key]
-            records.keys.remove(key)
+        spoil(self.cluster.meta.store.records, key, how)
 
 
 def begun(seed: int) -> Town:
