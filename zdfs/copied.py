@@ -244,7 +244,8 @@ class CopiedStore:
         """A reply waits for this round to be synced on members."""
         if number > self.wants_sync:
             self.wants_sync = number
-            notify(self.news)
+            if number <= self.head.round:  # else it goes out as one that is to be synced
+                notify(self.news)
 
     def write(self) -> AbstractContextManager[Transaction]:
         """A write block in the round."""

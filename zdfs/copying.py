@@ -31,6 +31,8 @@ log = logging.getLogger("zdfs.meta")
 
 UNPROVEN = 8  # a copy that was filled and isn't whole after so many looks is filled again
 STEER_S = 0.25
+REAR_S = 0.02  # a member that no reply need wait for gets several rounds at once
+SLOW_S = 0.1  # a member that doesn't answer for so long is not waited for, if another one can be
 
 
 class Follower:
@@ -44,6 +46,7 @@ class Follower:
         self.synced = 0
         self.cursor = b""  # of a Fill underway: the first key that it lacks; BEYOND: none
         self.unproven = 0  # times that it was looked at since then
+        self.asked: float | None = None  # when it was sent what it has yet to answer
         self.tried = False  # the newest rounds were sent, and it is still on another chain
         self.trouble = ""  # why it takes nothing
 
@@ -157,6 +160,8 @@ class Copying:
             if not self._may_follow(slot):
                 await wait(self.news, limits.BEAT_S)
                 continue
+            if await self._may_lag(slot, one):
+                await sleep(REAR_S)
             try:
                 busy = await self._follow_once(slot, one)
             except Failure as error:
@@ -187,6 +192,20 @@ class Copying:
             one.forget()
             one.life = life
         return True
+
+    async def _may_lag(self, slot: Slot, one: Follower) -> bool:
+        """Whether enough others are quicker: each Append costs a server as much as a small write,
+        however many rounds it has."""
+        if self.proposed is not None or one.head is None or slot not in self.copies.slots:
+            return False
+        at, near = await now(), self.store.head.round - limits.COPY_ROUNDS
+        quick = [
+            other
+            for other in map(self.followers.get, self.copies.slots)
+            if other and other.whole and other.round >= near
+            if other.asked is None or at - other.asked < SLOW_S
+        ]
+        return one.whole and one not in quick[: self.copies.needed]
 
     async def _follow_once(self, slot: Slot, one: Follower) -> bool:
         """One step; False: there is nothing to do."""
@@ -227,7 +246,12 @@ class Copying:
         parts, frames = chain.batch(one.packed for one in rounds)
         kind = wire.AppendSynced if synced else wire.Append
         request = kind(self.store.cluster, self.ledger.incarnation, tuple(parts), tuple(frames))
-        state = await call(Peer(self.ledger.ring[slot]), request, limits.BULK_TIMEOUT_S)
+        one = self.followers[slot]
+        one.asked = await now()
+        try:
+            state = await call(Peer(self.ledger.ring[slot]), request, limits.BULK_TIMEOUT_S)
+        finally:
+            one.asked = None
         self._heard(slot, state, synced)
 
     async def _append_pieces(self, slot: Slot, one: Sealed) -> None:

@@ -2,13 +2,16 @@
 
 import copy
 import os
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.sim.towns import Town, backed_up, begun
 from tests.world.stores import MemoryBlockStore
+from zdfs import wire
 from zdfs.errors import Failure, Unavailable
+from zdfs.ids import Slot
 from zdfs.mirror import Mirror
 from zdfs.regain import Regain
 
@@ -299,3 +302,44 @@ def test_without_it_a_name_waits_for_no_disk_but_the_metaservers(seed: int) -> N
     town.world.sync_s = 0.01
     town.cluster.rest(300.0)
     assert ended and ended[0][1] is None
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+def _heard(town: Town, *kinds: type[wire.Message]) -> Counter[Slot]:
+    """Counts from now on what of these kinds each member is sent."""
+    heard: Counter[Slot] = Counter()
+    for slot in town.members:
+        room = town.cluster.data[slot].room
+
+        def counting(kind: type[wire.Message], slot: Slot, handler: Any) -> Any:
+            def handle(request: Any, caller: Any) -> Any:
+                heard[slot] += 1
+                return handler(request, caller)
+
+            return handle
+
+        more = {kind: counting(kind, slot, room.handlers[kind]) for kind in kinds}
+        room.handlers = {**room.handlers, **more}
+    return heard
+
+
+def test_a_member_that_no_reply_waits_for_gets_several_rounds_at_once(town: Town) -> None:
+    town.cluster.rest(5.0)
+    heard = _heard(town, wire.Append, wire.AppendSynced)
+    for number in range(60):
+        town.do(town.volume.make(b"/d%d" % number, 0o40755, 0, 0))
+    few, *others = sorted(heard.values())
+    assert few < 50 <= others[0], heard
+    town.cluster.rest(1.0)
+    rooms = [town.cluster.data[slot].room for slot in town.members]
+    assert len({room.mirror.head for room in rooms}) == 1, "it has them all soon after"
+    quick = max(town.members, key=lambda slot: heard[slot])
+    town.cluster.data[quick].kill()
+    began = town.world.now
+    for number in range(20):
+        town.do(town.volume.make(b"/e%d" % number, 0o40755, 0, 0))
+    assert town.world.now - began < 3.0, "nobody waits until a dead member is called down"
+    town.cluster.restart()
+    town.all_is_well()

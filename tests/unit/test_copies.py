@@ -314,3 +314,27 @@ def test_what_changed_just_before_it_was_damaged_is_asked_for_again() -> None:
     assert store.restore(b"k", b"l", [lags, ({b"key": b"new"}, set())]) == (1, False)
     with store.read() as read:
         assert read.get(b"key") == b"new"
+
+
+def test_a_round_that_is_to_be_synced_is_sent_once() -> None:
+    """Not one message for the rounds before, and then one for the round that it is about."""
+    store = CopiedStore(MemoryMetaStore(), CLUSTER)
+    woken: list[int] = []
+
+    def wait() -> None:
+        store.news.waiters.append(lambda: woken.append(store.head.round))
+
+    wait()
+    with store.write() as txn:
+        txn.put(b"a", b"1")
+    store.promise(store.round)
+    assert not woken, "it is not sealed: there is nothing to be sent yet"
+    store.prepare()
+    assert woken == [1]
+    store.end_round()
+    wait()
+    store.promise(Round(1))
+    assert woken == [1], "nothing new"
+    store.wants_sync = 0
+    store.promise(Round(1))
+    assert woken == [1, 1], "a round that was sent already"
