@@ -9,10 +9,10 @@
 # make mutants  plants mistakes in a copy and sees a test turn red, ONLY="7 14b" or all
 # make format black, over everything               make clean   remove what make made
 #
-# A fresh machine needs python3 and make; .ci/setup gets the rest.  SEED=N repeats a test run.
+# A fresh machine needs python3 and make; .ci/setup gets the rest, and takes the fastest of python3
+# and /usr/bin/python3 unless told PYTHON=.  SEED=N repeats a test run.
 
 SHELL := /bin/bash
-PYTHON ?= python3
 VENV := .venv/bin/python
 SOURCES := zdfs tests $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
@@ -22,7 +22,7 @@ LIVES := 60
 .NOTPARALLEL:
 
 .venv/.ready: setup.cfg .ci/setup
-	@PYTHON=$(PYTHON) .ci/setup
+	@PYTHON="$(PYTHON)" .ci/setup
 
 # what the live tests run on a mount
 .venv/.programs: .venv/.ready .ci/setup

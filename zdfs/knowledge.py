@@ -1,0 +1,342 @@
+"""What a mount remembers of names and attributes, and how long it believes them: pure, told the
+time.
+
+    Names     (parent, name) -> inode, inode -> attributes
+    Folder    the names of a directory as of one version (its change counter), perhaps all of them
+    Promises  whether the metaserver has told us of every change so far
+
+By time: what was learnt is believed for `life_s`.  By promise: the metaserver tells a mount of each
+change by others to what it was shown.  It numbers what it tells, and with the answer to a heartbeat
+says how far it has come; so once that has come and no number is missing, what was shown before that
+heartbeat, and nobody told of, is still so, however old.  That is believed for `life_s` from when
+the heartbeat was sent: what is lost on its way costs no more than what was believed by time.
+
+An answer may be overtaken by news that it does not know of.  So what was *asked* for before a
+change was heard of is believed by time only; and names are held to a version of their directory: an
+answer of another version changes nothing, our own changes lead from one version to the next.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from zdfs import limits
+from zdfs.absent import Xattrs
+from zdfs.ids import ROOT, Ino
+from zdfs.wire import Attributes
+
+NEVER = float("-inf")
+Leads = tuple[bytes, Ino | None]  # where a name leads; None: nowhere
+OVERTAKEN = 256  # changes of ours whose predecessors have yet to be heard of
+
+
+class Promises:
+    """What the metaserver has told, and whether that was all."""
+
+    def __init__(self) -> None:
+        self.told = 0  # the newest number that came
+        self.since = NEVER  # what was asked for before is believed by time only
+        self.until = NEVER
+
+    def holds(self, asked: float, now: float) -> bool:
+        """Whether what was asked for then, and nobody told of since, is still so."""
+        return self.since < asked and now < self.until
+
+    def pushed(self, number: int, now: float) -> None:
+        """News came; when some before it didn't, nothing is sure."""
+        if number > self.told + 1:
+            self.doubt(now)
+        self.told = max(self.told, number)
+
+    def confirmed(self, told: int, sent: float, now: float, life_s: float) -> None:
+        """A heartbeat that was sent then is answered: so many were told before."""
+        if told > self.told:
+            self.doubt(now)
+            self.told = told
+        self.until = max(self.until, sent + life_s)
+
+    def doubt(self, now: float) -> None:
+        """Something was lost, or there is a metaserver that has shown us nothing yet."""
+        self.since, self.until = now, NEVER
+
+
+@dataclass(eq=False, slots=True)
+class Folder:
+    """Names of a directory as of one version of it."""
+
+    version: int
+    asked: float  # when the answer was asked for that says so
+    complete: bool = False  # there are no others
+    names: dict[bytes, Ino] = field(default_factory=dict)
+    overtaken: dict[int, tuple[Leads, ...]] = field(default_factory=dict)  # ours, of later versions
+    misses: int = 0  # names that were asked for one by one
+
+    def apply(self, changes: Iterable[Leads]) -> None:
+        """Our own changes are in."""
+        for name, ino in changes:
+            if ino is None:
+                self.names.pop(name, None)
+            else:
+                self.names[name] = ino
+
+    def unsettled(self, name: bytes) -> bool:
+        """Whether a change of ours may have moved this name meanwhile."""
+        return any(name == one for some in self.overtaken.values() for one, _ in some)
+
+
+class Known(NamedTuple):
+    """An inode's attributes; asked for when (NEVER: a change has overtaken them)."""
+
+    attributes: Attributes
+    learnt: float
+    asked: float
+
+
+class Names:
+    """Names and attributes, each with the time it was learnt, and how long each is believed."""
+
+    def __init__(
+        self, name_life_s: float = limits.CACHE_S / 2, attribute_life_s: float = limits.CACHE_S / 2
+    ):
+        self.name_life_s, self.attribute_life_s = name_life_s, attribute_life_s
+        self.promises = Promises()
+        self.used = (
+            NEVER  # when something was last asked for that could be believed because of a promise
+        )
+        self.xattrs = Xattrs(attribute_life_s)
+        self._names: OrderedDict[tuple[Ino, bytes], tuple[Ino, float]] = OrderedDict()
+        self._attributes: OrderedDict[Ino, Known] = OrderedDict()
+        self._folders: OrderedDict[Ino, Folder] = OrderedDict()
+        self._filed = 0  # names in folders
+        self._spoilt: OrderedDict[Ino, float] = OrderedDict()  # by others: not believed from before
+        self._written: OrderedDict[Ino, float] = OrderedDict()  # by us, attributes likewise
+        self._floor = NEVER  # of both: the newest time that was forgotten
+        self._places: dict[Ino, tuple[Ino, bytes]] = {}  # the name each was last learnt under
+        self._inside: dict[Ino, dict[bytes, float]] = {}  # names of a directory, when last told
+
+    # --- names ---------------------------------------------------------------------------------
+
+    def find(self, parent: Ino, name: bytes, now: float) -> Ino | None:
+        """The inode under a name, if that is fresh knowledge."""
+        folder = self._sure(parent, now)
+        if folder is not None and name in folder.names and not folder.unsettled(name):
+            ino = folder.names[name]
+            self._names.setdefault((parent, name), (ino, NEVER))
+            self._inside.setdefault(parent, {})[name] = now
+            return ino
+        found = self._names.get((parent, name))
+        if found is None or now - found[1] >= self.name_life_s:
+            return None
+        return found[0] if found[1] > self._spoilt.get(parent, NEVER) else None
+
+    def absent(self, parent: Ino, name: bytes, now: float) -> bool:
+        """Whether it is fresh knowledge that there is no such name."""
+        folder = self._sure(parent, now)
+        if folder is None or not folder.complete or name in folder.names:
+            return False
+        return not folder.unsettled(name)
+
+    def _sure(self, parent: Ino, now: float) -> Folder | None:
+        folder = self._folders.get(parent)
+        if folder is None or not self.name_life_s:
+            return None
+        self.used = now
+        return folder if self.promises.holds(folder.asked, now) else None
+
+    def missed(self, parent: Ino, version: int, asked: float) -> int:
+        """A name of a directory was asked for; how many were, as long as nobody else changed it."""
+        if not self._settle(parent, version, asked):
+            return 0
+        folder = self._folders[parent]
+        folder.misses += 1
+        return folder.misses
+
+    def listed(
+        self, parent: Ino, version: int, asked: float, names: dict[bytes, Ino], all_: bool
+    ) -> None:
+        """Names of a directory as it was at a version; `all_`: it has no others."""
+        if self._settle(parent, version, asked):
+            folder = self._folders[parent]
+            self._filed -= len(folder.names)
+            folder.names.update(names)
+            folder.complete |= all_
+            self._file(parent, folder)
+
+    def changed(self, parent: Ino, version: int, asked: float, *changes: Leads) -> None:
+        """A change of ours made a directory this version."""
+        folder = self._folders.get(parent)
+        if folder is None or not self.promises.since < folder.asked:
+            if not self._settle(parent, version, asked):
+                return
+            folder = self._folders[parent]
+        elif version <= folder.version or len(folder.overtaken) >= OVERTAKEN:
+            self._discard(parent)
+            return
+        else:
+            folder.overtaken[version] = changes
+            changes = ()
+        self._filed -= len(folder.names)
+        folder.apply(changes)
+        while (next_ := folder.overtaken.pop(folder.version + 1, None)) is not None:
+            folder.version += 1
+            folder.apply(next_)
+        self._file(parent, folder)
+
+    def made(self, ino: Ino, version: int, asked: float) -> None:
+        """A directory of ours: it is empty."""
+        self.listed(ino, version, asked, {}, True)
+
+    def _settle(self, parent: Ino, version: int, asked: float) -> bool:
+        """Whether a directory's folder is of this version, and was asked for in time."""
+        if asked <= self._limit(self._spoilt, parent) or not self.name_life_s:
+            return False
+        folder = self._folders.get(parent)
+        if folder is not None and self.promises.since < folder.asked:
+            return folder.version == version
+        self._discard(parent)
+        self._file(parent, Folder(version, asked))
+        return True
+
+    def _file(self, parent: Ino, folder: Folder) -> None:
+        """Keep a folder; those that were filed longest ago go, for the names that they have."""
+        self._folders[parent] = folder
+        self._folders.move_to_end(parent)
+        self._filed += len(folder.names)
+        while self._filed > limits.NAMES_CACHED or len(self._folders) > limits.NAMES_CACHED:
+            self._discard(next(iter(self._folders)))
+
+    def _discard(self, parent: Ino) -> None:
+        folder = self._folders.pop(parent, None)
+        if folder is not None:
+            self._filed -= len(folder.names)
+
+    def enter(
+        self, parent: Ino, name: bytes, attributes: Attributes, now: float, asked: float = NEVER,
+        told: bool = True,
+    ) -> None:  # fmt: skip
+        """A name and what it leads to; `told`: the kernel, too."""
+        self.learn(attributes, now, asked)
+        place = (parent, name)
+        self._names[place] = (attributes.ino, now)
+        self._names.move_to_end(place)
+        self._places[attributes.ino] = place
+        inside = self._inside.setdefault(parent, {})
+        inside[name] = now if told else inside.get(name, NEVER)
+        if len(self._names) > limits.NAMES_CACHED:
+            self.forget(*next(iter(self._names)))
+
+    def forget(self, parent: Ino, name: bytes) -> None:
+        """A name is gone or leads elsewhere, or there are too many."""
+        found = self._names.pop((parent, name), None)
+        if found is None:
+            return
+        if self._places.get(found[0]) == (parent, name):
+            del self._places[found[0]]
+        inside = self._inside.get(parent, {})
+        inside.pop(name, None)
+        if not inside:
+            self._inside.pop(parent, None)
+
+    def mistaken(self, parent: Ino, name: bytes) -> None:
+        """What was believed of a name has turned out wrong."""
+        self.forget(parent, name)
+        self._discard(parent)
+
+    # --- attributes ----------------------------------------------------------------------------
+
+    def attributes(self, ino: Ino, now: float) -> Attributes | None:
+        """An inode's attributes, if they are fresh."""
+        found = self._attributes.get(ino)
+        if found is None:
+            return None
+        if now - found.learnt < self.attribute_life_s:
+            return found.attributes
+        if not self.attribute_life_s:
+            return None
+        self.used = now
+        return found.attributes if self.promises.holds(found.asked, now) else None
+
+    def last_known(self, ino: Ino) -> Attributes | None:
+        """An inode's attributes, however old."""
+        found = self._attributes.get(ino)
+        return found.attributes if found else None
+
+    def learn(self, attributes: Attributes, now: float, asked: float = NEVER) -> None:
+        """Attributes from the metaserver; what is older than what we know is passed over."""
+        ino = attributes.ino
+        known = self._attributes.get(ino)
+        if known is not None and known.attributes.change > attributes.change:
+            return
+        limit = max(self._limit(self._spoilt, ino), self._limit(self._written, ino))
+        self._attributes[ino] = Known(attributes, now, asked if asked > limit else NEVER)
+        self.xattrs.learn(attributes, now)
+        self._attributes.move_to_end(ino)
+        if len(self._attributes) > limits.NAMES_CACHED:
+            self._attributes.popitem(last=False)
+
+    def forget_inode(self, ino: Ino, now: float) -> None:
+        """Attributes have changed in a way we weren't told."""
+        self.written(ino, now)
+        self.xattrs.forget(ino)
+
+    def written(self, ino: Ino, now: float) -> None:
+        """Size and times are others now; whoever may do what is as before."""
+        self._attributes.pop(ino, None)
+        self._note(self._written, ino, now)
+
+    # --- what others do ------------------------------------------------------------------------
+
+    def spoil(self, ino: Ino, now: float) -> Attributes | None:
+        """Somebody else has changed an inode; what we knew of it until now."""
+        known = self._attributes.pop(ino, None)
+        self.xattrs.forget(ino)
+        self._discard(ino)
+        self._note(self._spoilt, ino, now)
+        return known.attributes if known else None
+
+    def spoilt(self, ino: Ino, now: float) -> bool:
+        """Whether somebody else has changed an inode so lately that a kernel may have passed over
+        what it was told since: it does, of what it asked for before it was made to forget."""
+        return now - self._spoilt.get(ino, NEVER) < limits.CACHE_S
+
+    def _note(self, times: OrderedDict[Ino, float], ino: Ino, now: float) -> None:
+        times[ino] = now
+        times.move_to_end(ino)
+        if len(times) > limits.NAMES_CACHED:
+            self._floor = max(self._floor, times.popitem(last=False)[1])
+
+    def _limit(self, times: OrderedDict[Ino, float], ino: Ino) -> float:
+        """What was asked for until then may not know of a change."""
+        return max(self._floor, times.get(ino, NEVER))
+
+    # --- where things are ----------------------------------------------------------------------
+
+    def last_place(self, ino: Ino) -> bytes | None:
+        """The path that an inode was last found under, however long ago."""
+        names: list[bytes] = []
+        while ino != ROOT:
+            place = self._places.get(ino)
+            if place is None or len(names) > limits.PATH_BYTES:
+                return None
+            ino, name = place
+            names.append(name)
+        return b"/" + b"/".join(reversed(names))
+
+    def place(self, ino: Ino) -> tuple[Ino, bytes] | None:
+        """The name that an inode was last learnt under."""
+        return self._places.get(ino)
+
+    def names_in(self, parent: Ino, since: float) -> list[bytes]:
+        """The names of a directory that somebody was told of after a time."""
+        return [name for name, told in self._inside.get(parent, {}).items() if told > since]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._names.clear()
+        self._attributes.clear()
+        self._folders.clear()
+        self._filed = 0
+        self._places.clear()
+        self._inside.clear()
+        self.xattrs.clear()
