@@ -1,6 +1,5 @@
 """What a mount remembers, and for how long: pure data structures, told the time.
 
-    Names    (parent, name) -> inode and inode -> attributes; at most `life_s` old
     Blocks   block versions: immutable, so never stale; bounded by bytes, the oldest go
     Dirty    the unflushed bytes of one block
     Flight   blocks on their way to the dataservers and into the map
@@ -16,129 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from zdfs import blockmap, limits
-from zdfs.absent import Xattrs
 from zdfs.blockmap import MapEntry, Page
 from zdfs.calls import Condition
 from zdfs.checksum import Buffer
 from zdfs.errors import Failure
-from zdfs.ids import ROOT, BlockNo, Ino, Name, PageNo, Slot, Token, Version
+from zdfs.ids import BlockNo, Ino, Name, PageNo, Slot, Token, Version
 from zdfs.wire import Ack, Attributes
-
-
-class Names:
-    """Names and attributes, each with the time it was learnt, and how long each is believed."""
-
-    def __init__(
-        self, name_life_s: float = limits.CACHE_S / 2, attribute_life_s: float = limits.CACHE_S / 2
-    ):
-        self.name_life_s, self.attribute_life_s = name_life_s, attribute_life_s
-        self._names: OrderedDict[tuple[Ino, bytes], tuple[Ino, float]] = OrderedDict()
-        self._attributes: OrderedDict[Ino, tuple[Attributes, float]] = OrderedDict()
-        self.xattrs = Xattrs(attribute_life_s)
-        self._spoilt: dict[Ino, float] = {}  # directories: names learnt before are not believed
-        self._places: dict[Ino, tuple[Ino, bytes]] = {}  # the name each was last learnt under
-        self._inside: dict[Ino, dict[bytes, None]] = {}  # the names of a directory
-
-    def find(self, parent: Ino, name: bytes, now: float) -> Ino | None:
-        """The inode under a name, if that is fresh knowledge."""
-        found = self._names.get((parent, name))
-        if found is None or now - found[1] >= self.name_life_s:
-            return None
-        return found[0] if found[1] > self._spoilt.get(parent, float("-inf")) else None
-
-    def last_place(self, ino: Ino) -> bytes | None:
-        """The path that an inode was last found under, however long ago."""
-        names: list[bytes] = []
-        while ino != ROOT:
-            place = self._places.get(ino)
-            if place is None or len(names) > limits.PATH_BYTES:
-                return None
-            ino, name = place
-            names.append(name)
-        return b"/" + b"/".join(reversed(names))
-
-    def place(self, ino: Ino) -> tuple[Ino, bytes] | None:
-        """The name that an inode was last learnt under."""
-        return self._places.get(ino)
-
-    def names_in(self, parent: Ino, since: float) -> list[bytes]:
-        """The names of a directory that were learnt after a time."""
-        inside = self._inside.get(parent, {})
-        return [name for name in inside if self._names[parent, name][1] > since]
-
-    def attributes(self, ino: Ino, now: float) -> Attributes | None:
-        """An inode's attributes, if they are fresh."""
-        found = self._attributes.get(ino)
-        return found[0] if found and now - found[1] < self.attribute_life_s else None
-
-    def last_known(self, ino: Ino) -> Attributes | None:
-        """An inode's attributes, however old."""
-        found = self._attributes.get(ino)
-        return found[0] if found else None
-
-    def learn(self, attributes: Attributes, now: float) -> None:
-        """Attributes from the metaserver; what is older than what we know is passed over."""
-        known = self._attributes.get(attributes.ino)
-        if known is None or known[0].change <= attributes.change:
-            self._attributes[attributes.ino] = (attributes, now)
-            self.xattrs.learn(attributes, now)
-            self._attributes.move_to_end(attributes.ino)
-            if len(self._attributes) > limits.NAMES_CACHED:
-                self._attributes.popitem(last=False)
-
-    def enter(self, parent: Ino, name: bytes, attributes: Attributes, now: float) -> None:
-        """A name and what it leads to."""
-        self.learn(attributes, now)
-        place = (parent, name)
-        self._names[place] = (attributes.ino, now)
-        self._names.move_to_end(place)
-        self._places[attributes.ino] = place
-        self._inside.setdefault(parent, {})[name] = None
-        if len(self._names) > limits.NAMES_CACHED:
-            self.forget(*next(iter(self._names)))
-
-    def forget(self, parent: Ino, name: bytes) -> None:
-        """A name is gone or leads elsewhere."""
-        found = self._names.pop((parent, name), None)
-        if found is None:
-            return
-        if self._places.get(found[0]) == (parent, name):
-            del self._places[found[0]]
-        del self._inside[parent][name]
-        if not self._inside[parent]:
-            del self._inside[parent]
-
-    def spoil(self, ino: Ino, now: float) -> Attributes | None:
-        """Somebody else has changed an inode; what we knew of it until now."""
-        known = self._attributes.pop(ino, None)
-        self.xattrs.forget(ino)
-        self._spoilt.pop(ino, None)
-        self._spoilt[ino] = now
-        if len(self._spoilt) > limits.NAMES_CACHED:
-            del self._spoilt[next(iter(self._spoilt))]
-        return known[0] if known else None
-
-    def spoilt(self, ino: Ino, now: float) -> bool:
-        """Whether somebody else has changed an inode so lately that a kernel may have passed over
-        what it was told since: it does, of what it asked for before it was made to forget."""
-        return now - self._spoilt.get(ino, float("-inf")) < limits.CACHE_S
-
-    def forget_inode(self, ino: Ino) -> None:
-        """Attributes have changed in a way we weren't told."""
-        self.written(ino)
-        self.xattrs.forget(ino)
-
-    def written(self, ino: Ino) -> None:
-        """Size and times are others now; whoever may do what is as before."""
-        self._attributes.pop(ino, None)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._names.clear()
-        self._attributes.clear()
-        self._places.clear()
-        self._inside.clear()
-        self.xattrs.clear()
 
 
 class Blocks:
@@ -267,6 +149,7 @@ class File:
     flights: deque[Flight] = field(default_factory=deque)
     abandoned: list[blockmap.Dropped] = field(default_factory=list)
     committing: bool = False
+    syncing: int = 0  # who waits for commits to be on disks
     cut: Cut | None = None  # a truncate or the like underway: no write meanwhile
     losses: int = 0  # how often unflushed bytes were lost, for good
     error: Failure | None = None  # the newest loss

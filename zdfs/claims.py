@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from errno import EAGAIN, ENOLCK
 
 from zdfs import limits, wire
-from zdfs.cache import File, Names, Told
+from zdfs.cache import File, Told
 from zdfs.calls import Condition, notify, spawn, wait
 from zdfs.contact import Contact
 from zdfs.errors import Failure, Interrupted, NoSession, Posix
 from zdfs.ids import Incarnation, Ino
+from zdfs.knowledge import Names
 from zdfs.locks import END, Spans, cut, laid
 from zdfs.reading import Reader
 from zdfs.wire import FileLock, LockKind, Span, Verdict

@@ -10,6 +10,7 @@ import logging
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from errno import EEXIST, EISDIR, ESTALE
 
 from zdfs import addresses, cluster, debts, extents, holes, limits, namespace, placement, wire
@@ -183,6 +184,7 @@ class Contents:
             token = self._granted(tables, ino, session)
             tables.save()
             reply = self._opened(tables, ino, session, request.opening, token, created=True)
+            reply = replace(reply, directory=namespace.stat_inode(tables, request.parent))
         self._hold(ino, session, token)
         return reply
 
@@ -241,7 +243,7 @@ class Contents:
         held = self.sessions.holder(request.ino)
         if held is not None:
             held.floor = max(held.floor, request.floor)
-        return wire.Committed(made)
+        return (wire.CommittedSynced if request.synced else wire.Committed)(made)
 
     def _shown(self, slot: Slot) -> str:
         return addresses.short(self.ledger.ring[slot])

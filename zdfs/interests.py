@@ -2,14 +2,18 @@
 
 A promise like AFS's callbacks: whoever was shown an inode is told once of its next change by
 somebody else, and then no more until it looks again.  So a mount that never looks twice costs one
-message, and a busy file that nobody looks at costs none.  Soft and bounded: what is forgotten, or
-lost on its way, is bounded by how long mounts believe what they know (`limits.CACHE_S`).
+message, and a busy file that nobody looks at costs none.  Soft and bounded: a mount is also told of
+what is no longer looked after; what is lost on its way, and with a metaserver that ends, mounts
+find out with their heartbeats (`knowledge`).
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from zdfs import limits, wire
 from zdfs.ids import Ino, Session
+
+NAMING = (wire.Lookup, wire.Make, wire.Create, wire.Link, wire.Unlink, wire.RemoveDirectory)
 
 
 class Interests:
@@ -19,13 +23,15 @@ class Interests:
         self.most = most
         self._looked: dict[Session, dict[Ino, None]] = {}
 
-    def looked(self, session: Session, inos: Iterable[Ino]) -> None:
-        """A mount is being told of these; what it looked at longest ago is forgotten."""
+    def looked(self, session: Session, inos: Iterable[Ino]) -> list[Ino]:
+        """A mount is being told of these; what it looked at longest ago is forgotten: which."""
         known = self._looked.setdefault(session, {})
         for ino in inos:
             known[ino] = None
-        while len(known) > self.most:
-            del known[next(iter(known))]
+        forgotten = list(islice(known, max(0, len(known) - self.most)))
+        for ino in forgotten:
+            del known[ino]
+        return forgotten
 
     def changed(self, inos: Iterable[Ino], by: Session) -> dict[Session, list[Ino]]:
         """Whom to tell of what; asked for once, it is forgotten."""
@@ -45,7 +51,7 @@ class Interests:
 def shown(request: wire.Message, reply: wire.Message) -> Iterator[Ino]:
     """The inodes that a mount knows something of once it has this reply, directories too whose
     entries it has learnt."""
-    if isinstance(request, (wire.Lookup, wire.Make, wire.Create, wire.Link)):
+    if isinstance(request, NAMING):
         yield request.parent
     if isinstance(request, wire.Rename):
         yield from (request.parent, request.new_parent)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from zdfs import limits
 from zdfs.absent import Xattrs
-from zdfs.ids import ROOT, Ino
+from zdfs.ids import COUNTER_BITS, ROOT, Ino
 from zdfs.wire import Attributes
 
 NEVER = float("-inf")
@@ -80,6 +80,14 @@ class Folder:
             else:
                 self.names[name] = ino
 
+    def catch_up(self) -> None:
+        """Those of our changes that follow: one by one, and from a metaserver to the next."""
+        for version in sorted(self.overtaken):
+            if version != self.version + 1 and version & (2**COUNTER_BITS - 1):
+                return
+            self.version = version
+            self.apply(self.overtaken.pop(version))
+
     def unsettled(self, name: bytes) -> bool:
         """Whether a change of ours may have moved this name meanwhile."""
         return any(name == one for some in self.overtaken.values() for one, _ in some)
@@ -110,8 +118,9 @@ class Names:
         self._folders: OrderedDict[Ino, Folder] = OrderedDict()
         self._filed = 0  # names in folders
         self._spoilt: OrderedDict[Ino, float] = OrderedDict()  # by others: not believed from before
+        self._moved: OrderedDict[Ino, float] = OrderedDict()  # directories, by us
         self._written: OrderedDict[Ino, float] = OrderedDict()  # by us, attributes likewise
-        self._floor = NEVER  # of both: the newest time that was forgotten
+        self._floor = NEVER  # of all three: the newest time that was forgotten
         self._places: dict[Ino, tuple[Ino, bytes]] = {}  # the name each was last learnt under
         self._inside: dict[Ino, dict[bytes, float]] = {}  # names of a directory, when last told
 
@@ -163,14 +172,17 @@ class Names:
             folder.complete |= all_
             self._file(parent, folder)
 
-    def changed(self, parent: Ino, version: int, asked: float, *changes: Leads) -> None:
+    def changed(self, parent: Ino, version: int, now: float, asked: float, *changes: Leads) -> None:
         """A change of ours made a directory this version."""
+        self._note(self._moved, parent, now)
         folder = self._folders.get(parent)
         if folder is None or not self.promises.since < folder.asked:
             if not self._settle(parent, version, asked):
                 return
             folder = self._folders[parent]
-        elif version <= folder.version or len(folder.overtaken) >= OVERTAKEN:
+        elif version <= folder.version or version in folder.overtaken:  # it has changed nothing
+            return
+        elif len(folder.overtaken) >= OVERTAKEN:
             self._discard(parent)
             return
         else:
@@ -178,9 +190,7 @@ class Names:
             changes = ()
         self._filed -= len(folder.names)
         folder.apply(changes)
-        while (next_ := folder.overtaken.pop(folder.version + 1, None)) is not None:
-            folder.version += 1
-            folder.apply(next_)
+        folder.catch_up()
         self._file(parent, folder)
 
     def made(self, ino: Ino, version: int, asked: float) -> None:
@@ -212,13 +222,15 @@ class Names:
             self._filed -= len(folder.names)
 
     def enter(
-        self, parent: Ino, name: bytes, attributes: Attributes, now: float, asked: float = NEVER,
+        self, parent: Ino, name: bytes, attributes: Attributes, now: float, asked: float,
         told: bool = True,
     ) -> None:  # fmt: skip
-        """A name and what it leads to; `told`: the kernel, too."""
+        """A name and what it leads to; `told`: the kernel, too.  Not believed if the directory has
+        changed since that was asked for."""
         self.learn(attributes, now, asked)
         place = (parent, name)
-        self._names[place] = (attributes.ino, now)
+        limit = max(self._limit(self._spoilt, parent), self._limit(self._moved, parent))
+        self._names[place] = (attributes.ino, now if asked > limit else NEVER)
         self._names.move_to_end(place)
         self._places[attributes.ino] = place
         inside = self._inside.setdefault(parent, {})

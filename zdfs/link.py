@@ -42,6 +42,8 @@ SOCKETS = 8192
 class Attended(Protocol):
     """Who is told of heartbeats and pushes (the volume)."""
 
+    @property
+    def beat_s(self) -> float: ...
     def heartbeat(self) -> wire.Beat: ...
     def heard(self, message: wire.Reply | Failure) -> list[Coroutine[Trap, Any, None]]: ...
 
@@ -317,21 +319,23 @@ class Link:
 
     def _attend(self, volume: Attended, meta: Peer) -> None:
         dealer = self._dealer(meta)
-        answered = next_beat = time.monotonic()
+        answered = beaten = time.monotonic()
+        beaten -= limits.BEAT_S
         while not self._closing.is_set():
             now = time.monotonic()
             if now - answered > limits.DOWN_S:  # made anew: nothing queued may arrive later
                 dealer.close(0)
                 dealer, answered = self._dealer(meta), now
-            if now >= next_beat:
-                next_beat = now + limits.BEAT_S
+            if now >= beaten + volume.beat_s:
+                beaten = now
                 with self._monitor:
                     beat = volume.heartbeat()
                 head = wire.RequestHead(
                     self.session, wire.NO_SLOT, next(self._sequences), 2000, self.incarnation
                 )
                 dealer.send_multipart(wire.encode_request(head, beat))
-            if not dealer.poll(int(max(0.0, min(0.2, next_beat - now)) * 1000)):
+            left = beaten + volume.beat_s - now
+            if not dealer.poll(int(max(0.0, min(0.2, left)) * 1000)):
                 continue
             message = self._next_message(dealer)
             if message is None:

@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from errno import EBADF
 
-from zdfs.cache import File, Names, Told
+from zdfs.cache import File, Told
 from zdfs.claims import Claims
 from zdfs.contact import Contact
 from zdfs.errors import Posix
+from zdfs.knowledge import Names
 from zdfs.ports import Owner
 from zdfs.reading import Reader
 from zdfs.tree import Tree

@@ -212,12 +212,22 @@ class Meta:
             session, changed = caller.head.session, self.ledger.take_changed()
             if changed:
                 for other, inos in self.sessions.interests.changed(changed, session).items():
-                    self._push(other, wire.Changed(tuple(inos[: limits.LIST_ITEMS])))
+                    self._tell(other, inos)
             if session in self.sessions.mounts:
-                self.sessions.interests.looked(session, shown(request, reply))
+                forgotten = self.sessions.interests.looked(session, shown(request, reply))
+                self._tell(session, forgotten)
             return reply
 
         return told
+
+    def _tell(self, session: Session, inos: list[Ino]) -> None:
+        """A mount shall ask again for these."""
+        mount = self.sessions.mounts.get(session)
+        for first in range(0, len(inos) if mount else 0, limits.LIST_ITEMS):
+            assert mount is not None
+            mount.told += 1
+            news = tuple(inos[first : first + limits.LIST_ITEMS])
+            self._push(session, wire.Changed(mount.told, news))
 
     async def _sound(self, handler: Handler, request: wire.Message, caller: Caller) -> wire.Reply:
         """A handler's reply; what it finds damaged (it changed nothing then) comes back first."""
@@ -321,6 +331,7 @@ class Meta:
             shown if shown.version != request.map_version else None,
             self.sessions.recalls(session),
             not mount.announced,
+            mount.told,
         )
 
     async def announce(self, request: wire.Announce, caller: Caller) -> wire.Announced:

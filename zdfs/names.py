@@ -53,7 +53,8 @@ class Names:
         await self._reading()
         with self.ledger.view() as view:
             steps, number = namespace.lookup(view, request.parent, request.names)
-        return wire.Walked(tuple(steps), number)
+            version = namespace.version(view, request.parent)
+        return wire.Walked(tuple(steps), number, version)
 
     async def get_attributes(self, request: wire.GetAttributes, caller: Caller) -> wire.Found:
         """stat."""
@@ -79,7 +80,7 @@ class Names:
         with self.ledger.change() as tables:
             newborn = newborn_of(self.ledger, request, request.mode)
             made = namespace.make(tables, at_ns, request.parent, request.name, newborn)
-        return wire.Found(made)
+            return wire.Found(made, namespace.stat_inode(tables, request.parent))
 
     async def unlink(self, request: wire.Unlink, caller: Caller) -> wire.Found:
         """unlink."""
@@ -87,9 +88,10 @@ class Names:
         with self.ledger.change(grows=False) as tables:
             ino, orphaned = namespace.unlink(tables, at_ns, request.parent, request.name)
             found = namespace.stat_inode(tables, ino)
+            directory = namespace.stat_inode(tables, request.parent)
         if orphaned:
             self.orphans[ino] = None
-        return wire.Found(found)
+        return wire.Found(found, directory)
 
     async def remove_directory(self, request: wire.RemoveDirectory, caller: Caller) -> wire.Found:
         """rmdir."""
@@ -97,8 +99,9 @@ class Names:
         with self.ledger.change(grows=False) as tables:
             ino = namespace.rmdir(tables, at_ns, request.parent, request.name)
             found = namespace.stat_inode(tables, ino)
+            directory = namespace.stat_inode(tables, request.parent)
         self.orphans[ino] = None
-        return wire.Found(found)
+        return wire.Found(found, directory)
 
     async def rename(self, request: wire.Rename, caller: Caller) -> wire.Renamed:
         """rename."""
@@ -112,17 +115,18 @@ class Names:
             )  # fmt: skip
             (moved,), _ = namespace.lookup(tables, *target)
             replaced = namespace.stat_inode(tables, there[0].ino) if there else None
+            left = namespace.stat_inode(tables, request.parent)
+            entered = namespace.stat_inode(tables, request.new_parent)
         if orphan is not None:
             self.orphans[orphan] = None
-        return wire.Renamed(moved, replaced)
+        return wire.Renamed(moved, replaced, left, entered)
 
     async def link(self, request: wire.Link, caller: Caller) -> wire.Found:
         """link."""
         at_ns = await self._changing()
         with self.ledger.change() as tables:
-            return wire.Found(
-                namespace.link(tables, at_ns, request.ino, request.parent, request.name)
-            )
+            linked = namespace.link(tables, at_ns, request.ino, request.parent, request.name)
+            return wire.Found(linked, namespace.stat_inode(tables, request.parent))
 
     async def read_link(self, request: wire.ReadLink, caller: Caller) -> wire.Target:
         """readlink."""
@@ -134,7 +138,7 @@ class Names:
         """A page of a directory."""
         await self._reading()
         with self.ledger.view() as view:
-            return namespace.listing(view, request.ino, request.after)
+            return namespace.listing(view, request.ino, request.after, request.most)
 
     async def get_xattr(self, request: wire.GetXattr, caller: Caller) -> wire.Value:
         """getxattr."""

@@ -114,6 +114,12 @@ def lookup(
     return steps, 0
 
 
+def version(view: View, ino: Ino) -> int:
+    """The change counter of an inode; 0: there is none."""
+    found = view.find(ino)
+    return 0 if found is None else found.change
+
+
 def read_link(view: View, ino: Ino) -> bytes:
     """Where a symlink points; EINVAL."""
     inode = view.handle(ino)
@@ -152,7 +158,7 @@ def listing(
     elif not after:
         prefix = schema.entry_key(ino, b"")
         view.missing(prefix, directory.entries, directory.entries_sum, limits.PROOF_ENTRIES)
-    return Listing(tuple(entries), end, directory.parent)
+    return Listing(tuple(entries), end, directory.parent, directory.change)
 
 
 # --- names that come ---------------------------------------------------------------------------

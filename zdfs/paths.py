@@ -29,6 +29,8 @@ class PathVolume(Volume):
             if len(name) > limits.NAME_BYTES:
                 raise Posix(ENAMETOOLONG)
             found = self.names.find(ino, name, at)
+            if found is None and place == len(names) - 1:
+                return (await self.lookup_at(ino, name)).ino
             if found is None:
                 return await self._ask_way(ino, names[place:])
             ino = found
@@ -39,10 +41,11 @@ class PathVolume(Volume):
             part, names = names[: limits.WALK_NAMES], names[limits.WALK_NAMES :]
             if any(len(name) > limits.NAME_BYTES for name in part):
                 raise Posix(ENAMETOOLONG)
+            asked = await now()
             walked = await self.contact.ask(wire.Lookup(ino, tuple(part)))
             at = await now()
             for name, attributes in zip(part, walked.steps):
-                self.names.enter(ino, name, attributes, at)
+                self.names.enter(ino, name, attributes, at, asked)
                 ino = attributes.ino
             if walked.number:
                 if len(walked.steps) < len(part):

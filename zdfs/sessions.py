@@ -41,6 +41,7 @@ class Mount:
     openings: dict[Ino, int] = field(default_factory=dict)
     blocked: tuple[wire.Blocked, ...] = ()
     beat: int = 0  # number of the newest heartbeat
+    told: int = 0  # ... and of the newest news of what it looked at
 
 
 @dataclass(slots=True)

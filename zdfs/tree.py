@@ -5,24 +5,29 @@ those who have no kernel.  An inode that this mount has removed may still be som
 O_PATH descriptor: its last attributes are remembered for a while, when M has let go of it.
 """
 
+import logging
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from errno import E2BIG, EBADF, EINVAL, ENAMETOOLONG, ENODATA, ERANGE, ESTALE
+from errno import E2BIG, EBADF, EINVAL, ENAMETOOLONG, ENODATA, ENOENT, ERANGE, ESTALE
 
 from zdfs import limits, wire, xattrs
-from zdfs.cache import File, Names
+from zdfs.cache import File
 from zdfs.calls import clock, now, wait
 from zdfs.contact import Contact
-from zdfs.errors import Posix
+from zdfs.errors import Damaged, Posix
 from zdfs.ids import Ino
+from zdfs.knowledge import Names
 from zdfs.namespace import EXCHANGE
 from zdfs.ports import Listed
 from zdfs.reading import Reader
 from zdfs.wire import Attributes
 
+log = logging.getLogger("zdfs.mount")
+
 REMOVED = 1024  # inodes whose last attributes are remembered
+AHEAD = 16  # names that are learnt beside each one that was asked for, at most
 
 
 @dataclass(slots=True)
@@ -84,7 +89,10 @@ class Tree:
     async def lookup_at(self, parent: Ino, name: bytes) -> Attributes:
         """What a name in a directory leads to, with what is unflushed."""
         _fits(name)
-        ino = self.names.find(parent, name, await now())
+        asked = await now()
+        ino = self.names.find(parent, name, asked)
+        if ino is None and self.names.absent(parent, name, asked):
+            raise Posix(ENOENT)
         if ino is not None:
             try:
                 found = await self.stat_ino(ino)
@@ -94,17 +102,47 @@ class Tree:
             else:
                 if found.nlink:
                     return found
-            # The name is gone since; another may stand there.
+            self.names.mistaken(parent, name)  # it is gone since; another may stand there
+            asked = await now()
         walked = await self.contact.ask(wire.Lookup(parent, (name,)))
+        await self._look_ahead(parent, name, self.names.missed(parent, walked.version, asked))
         if walked.number or not walked.steps:
             self.names.forget(parent, name)
             raise Posix(walked.number)
-        self.names.enter(parent, name, walked.steps[0], await now())
-        return self._shown(walked.steps[0])
+        found = walked.steps[0]
+        self.names.enter(parent, name, found, await now(), asked)
+        self.names.listed(parent, walked.version, asked, {name: found.ino}, False)
+        return self._shown(found)
+
+    async def _look_ahead(self, parent: Ino, name: bytes, misses: int) -> None:
+        """Who looks up one name after the other is soon to ask for its neighbours.  Twice as many
+        each time: who asks here and there pays for no more than some for each."""
+        if misses < 2 or misses & (misses - 1):
+            return
+        first = b"" if misses == 2 else name
+        most = min(limits.LISTING_ENTRIES, AHEAD * misses)
+        try:
+            await self._learn_names(wire.ReadDirectory(parent, first, most), told=False)
+        except (Posix, Damaged) as error:
+            log.debug("names in %d are not looked at ahead: %s", parent, error)
+
+    async def _learn_names(self, request: wire.ReadDirectory, told: bool) -> wire.Listing | None:
+        """A page of a directory, remembered; None: not now.  `told`: to somebody else, too."""
+        asked = await now()
+        reply = await (self.contact.ask if told else self.contact.ask_briefly)(request)
+        if reply is None:
+            return None
+        at, version = await now(), reply.version
+        for entry in reply.entries:
+            self.names.enter(request.ino, entry.name, entry.attributes, at, asked, told)
+        names = {entry.name: entry.attributes.ino for entry in reply.entries}
+        self.names.listed(request.ino, version, asked, names, reply.end and not request.after)
+        return reply
 
     async def stat_ino(self, ino: Ino) -> Attributes:
         """An inode's attributes, with what is unflushed; ESTALE."""
-        known = self.names.attributes(ino, await now())
+        asked = await now()
+        known = self.names.attributes(ino, asked)
         if known is None:
             try:
                 known = await self._ask_attributes(ino)
@@ -112,7 +150,7 @@ class Tree:
                 if error.number == ESTALE and ino in self.removed:
                     return self.removed[ino]
                 raise
-            self.names.learn(known, await now())
+            self.names.learn(known, await now(), asked)
         return self._shown(known)
 
     def _shown(self, known: Attributes) -> Attributes:
@@ -145,13 +183,14 @@ class Tree:
             while file.committing:
                 await wait(file.moved, limits.RETRY_S)
         request = wire.SetAttributes(ino, mode, uid, gid, atime_ns, mtime_ns, atime_now, mtime_now)
+        asked = await now()
         try:
             found = (await self.contact.change(request)).attributes
         except Posix as error:
             if error.number == ESTALE and ino in self.removed:
                 return await self._set_removed(request)
             raise
-        self.names.learn(found, await now())
+        self.names.learn(found, await now(), asked)
         return self._shown(found)
 
     async def _set_removed(self, request: wire.SetAttributes) -> Attributes:
@@ -182,26 +221,46 @@ class Tree:
             raise Posix(ENAMETOOLONG)
         path = self._placed(parent, name)
         request = wire.Make(parent, name, path, mode, uid, gid, rdev, target, umask)
+        asked = await now()
         found = await self.contact.change(request)
-        self.names.enter(parent, name, found.attributes, await now())
-        self.names.forget_inode(parent)
+        await self._named(parent, name, found.attributes, found.directory, asked)
+        if stat.S_ISDIR(mode):
+            self.names.made(found.attributes.ino, found.attributes.change, asked)
         return found.attributes
+
+    async def _named(
+        self, parent: Ino, name: bytes, found: Attributes, directory: Attributes | None,
+        asked: float,
+    ) -> None:  # fmt: skip
+        """We gave an inode a name; the directory, as it is now (None: it was there before)."""
+        at = await now()
+        self.names.enter(parent, name, found, at, asked)
+        if directory is not None:
+            self.names.learn(directory, at, asked)
+            self.names.changed(parent, directory.change, at, asked, (name, found.ino))
 
     async def unlink_at(self, parent: Ino, name: bytes) -> None:
         """unlink."""
-        found = await self.contact.change(wire.Unlink(parent, name))
-        await self._gone(parent, name, found.attributes)
+        await self._remove(wire.Unlink(parent, name))
 
     async def rmdir_at(self, parent: Ino, name: bytes) -> None:
         """rmdir."""
-        found = await self.contact.change(wire.RemoveDirectory(parent, name))
-        await self._gone(parent, name, found.attributes)
+        await self._remove(wire.RemoveDirectory(parent, name))
 
-    async def _gone(self, parent: Ino, name: bytes, found: Attributes) -> None:
+    async def _remove(self, request: wire.Unlink | wire.RemoveDirectory) -> None:
+        asked = await now()
+        found = await self.contact.change(request)
+        parent, directory = request.parent, found.directory
+        assert directory is not None
+        await self._gone(parent, request.name, found.attributes, asked)
+        at = await now()
+        self.names.learn(directory, at, asked)
+        self.names.changed(parent, directory.change, at, asked, (request.name, None))
+
+    async def _gone(self, parent: Ino, name: bytes, found: Attributes, asked: float) -> None:
         """A name leads nowhere any more, or elsewhere; what it led to, as it is now."""
         self.names.forget(parent, name)
-        self.names.forget_inode(parent)
-        self.names.learn(found, await now())
+        self.names.learn(found, await now(), asked)
         self._shown(found)
         if not found.nlink:
             self.removed[found.ino] = found
@@ -213,21 +272,31 @@ class Tree:
     ) -> None:
         """rename, with renameat2's flags."""
         _fits(new_name)
+        asked = await now()
         done = await self.contact.change(wire.Rename(parent, name, new_parent, new_name, flags))
         if done.replaced is not None:
-            await self._gone(new_parent, new_name, done.replaced)
-        await self._gone(parent, name, done.moved)
-        self.names.enter(new_parent, new_name, done.moved, await now())
+            await self._gone(new_parent, new_name, done.replaced, asked)
+        await self._gone(parent, name, done.moved, asked)
+        at, exchanged = await now(), None
+        self.names.enter(new_parent, new_name, done.moved, at, asked)
         if done.replaced is not None and flags & EXCHANGE:
-            self.names.enter(parent, name, done.replaced, await now())
-        self.names.forget_inode(new_parent)
+            self.names.enter(parent, name, done.replaced, at, asked)
+            exchanged = done.replaced.ino
+        left, entered = (name, exchanged), (new_name, done.moved.ino)
+        self.names.learn(done.left, at, asked)
+        self.names.learn(done.entered, at, asked)
+        if parent == new_parent:
+            self.names.changed(parent, done.left.change, at, asked, left, entered)
+        else:
+            self.names.changed(parent, done.left.change, at, asked, left)
+            self.names.changed(new_parent, done.entered.change, at, asked, entered)
 
     async def link_at(self, ino: Ino, parent: Ino, name: bytes) -> Attributes:
         """link."""
         _fits(name)
+        asked = await now()
         found = await self.contact.change(wire.Link(ino, parent, name))
-        self.names.enter(parent, name, found.attributes, await now())
-        self.names.forget_inode(parent)
+        await self._named(parent, name, found.attributes, found.directory, asked)
         return self._shown(found.attributes)
 
     async def readlink_ino(self, ino: Ino) -> bytes:
@@ -274,7 +343,7 @@ class Tree:
         try:
             found = await self.contact.change(request)
         finally:  # also when nobody knows whether it happened
-            self.names.forget_inode(request.ino)
+            self.names.forget_inode(request.ino, self.contact.driver.monotonic())
         self.names.learn(found.attributes, await now())
         self._shown(found.attributes)
 
@@ -334,10 +403,9 @@ class Tree:
     async def _list(self, listing: Listing, index: int) -> None:
         """The page behind the first `index` names."""
         after = listing.names[index - 1] if index else b""
-        reply = await self.contact.ask(wire.ReadDirectory(listing.ino, after))
-        at = await now()
-        for entry in reply.entries:
-            self.names.enter(listing.ino, entry.name, entry.attributes, at)
+        request = wire.ReadDirectory(listing.ino, after, limits.LISTING_ENTRIES)
+        reply = await self._learn_names(request, told=True)
+        assert reply is not None
         listing.names[index:] = [entry.name for entry in reply.entries]
         listing.parent = reply.parent
         listing.first, listing.page, listing.end = index, reply.entries, reply.end

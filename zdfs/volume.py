@@ -22,12 +22,13 @@ from errno import EBADF, EFBIG, EINVAL, EISDIR, ENAMETOOLONG, ESTALE
 from typing import Any
 
 from zdfs import limits, wire
-from zdfs.cache import File, Names, Told
+from zdfs.cache import File, Told
 from zdfs.calls import Trap, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact, Driver
 from zdfs.errors import Failure, Fenced, NoSession, Posix
-from zdfs.ids import Ino, PageNo, Token
+from zdfs.ids import Incarnation, Ino, PageNo, Token
+from zdfs.knowledge import NEVER, Names
 from zdfs.ranges import Ranges
 from zdfs.reading import Reader
 from zdfs.lockable import Handle, Lockable
@@ -56,11 +57,13 @@ class Volume(Lockable):
         super().__init__(contact, Reader(contact), names)
         self.driver = driver
         self.ranges = Ranges(self.contact, self.reader, self.writer)
+        self.writer.committed = lambda found, asked: names.learn(found, driver.monotonic(), asked)
         self.idle: OrderedDict[Ino, None] = OrderedDict()  # closed, kept for a while
         self.closed: dict[Ino, int] = {}  # to be told with the next heartbeat
         self.returned: dict[Ino, Token] = {}
         self.refused: OrderedDict[Ino, Token] = OrderedDict()  # returned before they arrived
-        self._told: dict[int, tuple[dict[Ino, int], dict[Ino, Token]]] = {}  # by heartbeat
+        self._told: dict[int, tuple[dict[Ino, int], dict[Ino, Token], float]] = {}  # by heartbeat
+        self._promising = Incarnation(0)  # the metaserver whose promises we have
         self._beats = self._heard = 0  # number of the newest heartbeat, and of the newest answer
         self.on_change: Callable[[Ino, Attributes | None], None] = _nobody
         self._opening = 0
@@ -99,15 +102,16 @@ class Volume(Lockable):
         closed = dict(list(self.closed.items())[: limits.LIST_ITEMS])
         returned = dict(list(self.returned.items())[: limits.LIST_ITEMS])
         self._beats += 1
-        self._told[self._beats] = (closed, returned)
-        self.claims.beat(self._beats, self._heard, self.driver.monotonic())
+        at = self.driver.monotonic()
+        self._told[self._beats] = (closed, returned, at)
+        self.claims.beat(self._beats, self._heard, at)
         while len(self._told) > limits.DEAF_BEATS:
             del self._told[next(iter(self._told))]
         return wire.Beat(
             self._beats,
             self._heard,
             self.contact.map.version,
-            self.contact.shown_blocked(self.driver.monotonic()),
+            self.contact.shown_blocked(at),
             tuple(wire.Opening(ino, opening) for ino, opening in closed.items()),
             tuple(wire.Recalled(ino, token) for ino, token in returned.items()),
         )
@@ -125,13 +129,21 @@ class Volume(Lockable):
         elif isinstance(message, wire.Beaten):
             return self._beaten(message)
         elif isinstance(message, wire.Changed):
+            self.names.promises.pushed(message.number, self.driver.monotonic())
             self._changed(message.inos)
         return []
+
+    @property
+    def beat_s(self) -> float:
+        """How soon the next heartbeat is to follow: what is remembered lives by their answers."""
+        used = self.driver.monotonic() - self.names.used < limits.BEAT_S
+        return limits.BEAT_S / 4 if used and self._heard == self._beats else limits.BEAT_S
 
     def _beaten(self, beaten: wire.Beaten) -> list[Coroutine[Trap, Any, None]]:
         self.claims.heard(beaten.number)
         self._heard = max(self._heard, beaten.number)
-        closed, returned = self._told.pop(beaten.number, ({}, {}))
+        closed, returned, sent = self._told.pop(beaten.number, ({}, {}, NEVER))
+        self._promised(beaten, sent)
         for ino, opening in closed.items():
             if self.closed.get(ino) == opening:
                 del self.closed[ino]
@@ -144,6 +156,16 @@ class Volume(Lockable):
         if beaten.announce:
             todo.append(self._announce())
         return todo
+
+    def _promised(self, beaten: wire.Beaten, sent: float) -> None:
+        """Whether what we remember is still so."""
+        at, promises = self.driver.monotonic(), self.names.promises
+        if beaten.announce or self._promising != self.driver.incarnation:
+            self._promising = self.driver.incarnation
+            promises.told = beaten.told
+            promises.doubt(at)
+        life_s = min(self.names.name_life_s or 0.0, self.names.attribute_life_s or 0.0)
+        promises.confirmed(beaten.told, sent, at, life_s)
 
     def _changed(self, inos: tuple[Ino, ...]) -> None:
         """Another mount has changed what we know something of."""
@@ -185,6 +207,7 @@ class Volume(Lockable):
         try:
             at = await now()
             await self.contact.open()
+            self._promising = Incarnation(0)
             self.claims.died()
             self.claims.opened(at)
             for file in list(self.files.values()):
@@ -257,10 +280,11 @@ class Volume(Lockable):
         opening = self._opening
         wants = (writes or truncates) and not (file and file.token and not file.recalled)
         request = wire.Open(ino, opening, wants, False, parent, name)
+        asked = await now()
         opened = await (self.contact.change(request) if wants else self.contact.ask(request))
         while file and file.flights and not file.token:  # lost, and not yet given up
             await wait(file.moved, limits.RETRY_S)
-        handle = self._opened(opened, opening, flags)
+        handle = self._opened(opened, opening, flags, asked)
         file = self.handles[handle].file
         late = told is None or told.change < opened.attributes.change
         self.handles[handle].outdated = late or self.names.spoilt(ino, self.driver.monotonic())
@@ -289,10 +313,10 @@ class Volume(Lockable):
         opening = self._opening
         path, exclusive = self._placed(parent, name), bool(flags & os.O_EXCL)
         request = wire.Create(parent, name, path, mode, uid, gid, exclusive, opening, umask)
+        asked = await now()
         opened = await self.contact.change(request)
-        self.names.enter(parent, name, opened.attributes, await now())
-        self.names.forget_inode(parent)
-        handle = self._opened(opened, opening, flags)
+        await self._named(parent, name, opened.attributes, opened.directory, asked)
+        handle = self._opened(opened, opening, flags, asked)
         file = self.handles[handle].file
         if flags & os.O_TRUNC and file.size:
             await self._cut(handle)
@@ -309,7 +333,7 @@ class Volume(Lockable):
         at, life_s = self.driver.monotonic(), limits.CACHE_S / 2
         return self.names.xattrs.lacks(ino, name, at, life_s)
 
-    def _opened(self, opened: wire.Opened, opening: int, flags: int) -> int:
+    def _opened(self, opened: wire.Opened, opening: int, flags: int, asked: float = NEVER) -> int:
         attributes = opened.attributes
         file = self.files.get(attributes.ino)
         at = self.driver.monotonic()
@@ -326,7 +350,7 @@ class Volume(Lockable):
         file.opening = max(file.opening, opening)
         self.idle.pop(file.ino, None)
         self.closed.pop(file.ino, None)
-        self.names.learn(attributes, at)
+        self.names.learn(attributes, at, asked)
         self._number += 1
         self.handles[self._number] = Handle(file, flags, Told(file.losses))
         return self._number
@@ -362,11 +386,11 @@ class Volume(Lockable):
         if append is None:
             append = bool(found.flags & os.O_APPEND)
         written = await self.writer.write(found.file, data, None if append else offset, found.told)
-        self.names.written(found.file.ino)
+        self.names.written(found.file.ino, self.driver.monotonic())
         return written
 
     async def flush(self, handle: int) -> None:
-        """close: everything is stored when this returns."""
+        """close: everything is stored when this returns, the data on disks, the metadata on one."""
         found = self.handles.get(handle)
         if found is not None and found.writes:
             await self.writer.drain(found.file, found.told)
@@ -376,7 +400,7 @@ class Volume(Lockable):
         found = self.handles.get(handle)
         if found is None:
             raise Posix(EBADF)
-        if not await self.writer.drain(found.file, found.told):
+        if not await self.writer.sync(found.file, found.told):
             await self.fsyncdir()
 
     async def fsyncdir(self) -> None:
@@ -420,7 +444,7 @@ class Volume(Lockable):
         try:
             await self.claims.check(handle)
             await self.ranges.truncate(self._file(handle), size, self.handles[handle].told)
-            self.names.written(ino)
+            self.names.written(ino, self.driver.monotonic())
         finally:
             if own is not None:
                 await self.release(own)
@@ -429,7 +453,7 @@ class Volume(Lockable):
         """fallocate: space is looked at, not set aside; EOPNOTSUPP for modes that shift bytes."""
         found = self._writable(handle)
         await self.ranges.fallocate(found.file, mode, offset, length, found.told)
-        self.names.written(found.file.ino)
+        self.names.written(found.file.ino, self.driver.monotonic())
 
     async def lseek(self, handle: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE."""
@@ -444,9 +468,9 @@ class Volume(Lockable):
         if read is None or read.flags & os.O_ACCMODE == os.O_WRONLY:
             raise Posix(EBADF)
         done = await self.ranges.copy(read.file, offset, found.file, at, length, found.told)
-        self.names.written(found.file.ino)
+        self.names.written(found.file.ino, self.driver.monotonic())
         if found.flags & os.O_DSYNC:
-            await self.writer.drain(found.file, found.told)
+            await self.fsync(target)
         return done
 
     # --- for people ----------------------------------------------------------------------------

@@ -16,17 +16,16 @@ committed content whole, and is raised at the next write, fsync or close, once f
 import logging
 from collections.abc import Iterable
 from errno import EFBIG
-from typing import Any
 
-from zdfs import blockmap, checksum, limits, placement, wire
+from zdfs import blockmap, checksum, limits, wire
 from zdfs.blockmap import Dropped, MapEntry
 from zdfs.cache import Dirty, File, Flight, Told, version_of
 from zdfs.calls import Condition, clock, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact
 from zdfs.errors import Failure, Fenced, Interrupted, NoSession, NoSpace, Posix, PutAgain
-from zdfs.errors import Unavailable, Unreachable
-from zdfs.ids import BlockNo, Epoch, Name, Slot, Token
+from zdfs.ids import BlockNo, Name, Slot, Token
+from zdfs.putting import Putter
 from zdfs.reading import Reader
 
 log = logging.getLogger("zdfs.mount")
@@ -36,16 +35,21 @@ COMMIT_BLOCKS = 2048  # in one commit
 DROPPED = limits.LIST_ITEMS // 4  # versions that one commit lets go of
 
 
+def _nobody(found: wire.Attributes, asked: float) -> None:
+    """Nobody remembers them."""
+
+
 class Writer:
     """Everything between write() and the map."""
 
     def __init__(self, contact: Contact, reader: Reader):
-        self.contact, self.reader = contact, reader
+        self.contact, self.reader, self.putter = contact, reader, Putter(contact)
         self.files: dict[int, File] = {}  # with something dirty
         self.dirty_bytes = 0
         self.flying = 0
         self.sequence = 0  # of the newest version made here: no token gets one twice
         self.room = Condition()  # bytes were flushed, a flight ended
+        self.committed = _nobody  # called with a file's new attributes
 
     # --- the grant -----------------------------------------------------------------------------
 
@@ -219,7 +223,7 @@ class Writer:
         """Seal, put, commit.  Runs beside everything; its failure becomes the file's error."""
         try:
             await self._seal(file, flight)
-            await self._put(file, flight, self._needed(file, flight))
+            await self.putter.put(file, flight, self.putter.needed(file, flight))
             flight.stored = True  # or lost, and then nobody looks at it any more
             await self.land(file)
             await self._launch_full(file)
@@ -257,65 +261,6 @@ class Writer:
                 reach = max(reach, len(other.data))
         return reach
 
-    def _needed(self, file: File, flight: Flight) -> set[Slot]:
-        servers, start = self.contact.servers, file.attributes.start
-        return {slot for block in flight.blocks for slot in placement.slots(start, block, servers)}
-
-    async def _put(self, file: File, flight: Flight, needed: set[Slot]) -> None:
-        """Until every needed server has it or the flight is lost; raises what is an answer."""
-        start, contact = file.attributes.start, self.contact
-        while missing := [
-            slot for slot in needed if slot not in flight.acks and not contact.skipped(slot)
-        ]:
-            if flight.lost:
-                return
-            spared = await contact.spared(file.ino, start, flight.blocks, missing)
-            if spared.issuperset(missing):
-                flight.owed = spared
-                contact.go_without(spared)
-                return
-            at = await now()
-            await self._put_on(file, flight, [slot for slot in missing if slot not in spared], at)
-            left = {slot for slot in missing if slot not in flight.acks}
-            if flight.lost or not left:
-                continue
-            spared = await contact.spared(file.ino, start, flight.blocks, left)
-            if spared != left:
-                for slot in left - spared:
-                    await contact.wait_for(slot, file.ino, at)
-                await wait(contact.map_changed, limits.RETRY_S)
-
-    async def _put_on(self, file: File, flight: Flight, slots: list[Slot], at: float) -> None:
-        """Once, on these servers at once; raises what is an answer."""
-        asks: list[tuple[Slot, wire.Request[Any]]] = [
-            (slot, self._request(file, flight, slot)) for slot in slots
-        ]
-        failures: list[Failure] = []
-        for slot, answer in zip(slots, await self.contact.ask_servers(asks)):
-            if isinstance(answer, wire.Stored):
-                flight.acks[slot] = wire.Ack(
-                    slot, answer.uuid, answer.life, answer.boot, answer.round
-                )
-                self.contact.unblock(slot)
-            elif isinstance(answer, (Unreachable, Unavailable)):
-                self.contact.miss(slot, at)
-            elif isinstance(answer, Failure):
-                failures.append(answer)
-        if failures:
-            raise failures[0]
-
-    def _request(self, file: File, flight: Flight, slot: Slot) -> wire.Put:
-        blocks, data = [], []
-        start, epoch = file.attributes.start, file.attributes.epoch
-        for block, dirty in flight.blocks.items():
-            if placement.replica(start, block, self.contact.servers, slot) is None:
-                continue
-            name = Name(file.ino, block, version_of(flight, block))
-            entry = flight.entries[block]
-            blocks.append(wire.Put1(name, entry.seal, Epoch(epoch), start, entry.stored))
-            data.append(dirty.data)
-        return wire.Put(self.contact.cluster, tuple(blocks), tuple(data))
-
     # --- commits -------------------------------------------------------------------------------
 
     async def land(self, file: File) -> None:
@@ -335,7 +280,9 @@ class Writer:
                     if not flight.stored or blocks + len(flight.blocks) > COMMIT_BLOCKS:
                         break
                     acked |= flight.acks.keys()
-                    without |= self._needed(file, flight) - flight.acks.keys()  # owed, or skipped
+                    without |= (
+                        self.putter.needed(file, flight) - flight.acks.keys()
+                    )  # owed, or skipped
                     if acked & without:  # a commit says of each server: it has all, or nothing
                         break
                     flights.append(flight)
@@ -367,10 +314,12 @@ class Writer:
             blockmap.pack_numbered(sorted(entries.items())),
             tuple(sorted(acks)), blockmap.pack_dropped(abandoned),
             max(flight.size for flight in flights),
-            file.mtime_ns, True, tuple(sorted({slot for f in flights for slot in f.owed})),
+            file.mtime_ns, file.syncing > 0,
+            tuple(sorted({slot for flight in flights for slot in flight.owed})),
         )  # fmt: skip
         for flight in flights:
             flight.landing = True
+        asked = await now()
         try:
             reply = await self.contact.change(request)
         except PutAgain as again:
@@ -381,6 +330,7 @@ class Writer:
                 flight.landing = False
         file.number += 1
         file.learn(reply.attributes)
+        self.committed(reply.attributes, asked)
         file.abandoned[:before] = later
         for flight in flights:
             file.commit_entries(flight)
@@ -398,7 +348,7 @@ class Writer:
             flight.owed = frozenset()
             for slot in again.details:
                 flight.acks.pop(Slot(slot), None)
-            await self._put(file, flight, self._needed(file, flight))
+            await self.putter.put(file, flight, self.putter.needed(file, flight))
 
     def _remember(self, file: File, flight: Flight) -> None:
         for block, dirty in flight.blocks.items():
@@ -467,10 +417,20 @@ class Writer:
 
     # --- waiting for it ------------------------------------------------------------------------
 
-    async def drain(self, file: File, told: Told | None = None) -> bool:
-        """All accepted so far is committed, or the error is raised; whether there was anything of
-        which no commit was underway.  May raise Interrupted."""
-        told = told or Told(file.losses)
+    async def drain(self, file: File, told: Told | None = None) -> None:
+        """All accepted so far is committed, or the error is raised.  May raise Interrupted."""
+        await self._drain(file, told or Told(file.losses))
+
+    async def sync(self, file: File, told: Told) -> bool:
+        """Likewise; whether it is on all disks, too: there was something of which no commit was
+        underway yet."""
+        file.syncing += 1
+        try:
+            return await self._drain(file, told)
+        finally:
+            file.syncing -= 1
+
+    async def _drain(self, file: File, told: Told) -> bool:
         await self.launch_all(file)
         mine = list(file.flights)  # what others write from now on is not waited for
         fresh = any(not flight.landing for flight in mine)

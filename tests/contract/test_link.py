@@ -18,7 +18,7 @@ from tests.conftest import until
 from tests.contract.test_broker import DONE, Counters, answer, change
 from tests.live.cluster import free_ports
 from tests.world.stores import MemoryMetaStore
-from zdfs import wire
+from zdfs import limits, wire
 from zdfs.broker import Broker
 from zdfs.calls import Peer, call, now
 from zdfs.errors import Failure, Unreachable
@@ -106,6 +106,7 @@ class Told:
 
     def __init__(self) -> None:
         self.messages: list[Any] = []
+        self.beat_s = limits.BEAT_S
 
     def heartbeat(self) -> wire.Beat:
         return wire.Beat(1, 0, 0, (), (), ())
@@ -124,10 +125,10 @@ def test_a_push_to_a_session_that_ended_is_not_heard(
     address, _, _ = heard(router)
     for session in (1, 2):
         head = wire.ReplyHead(Session(session), wire.NO_SLOT, 0, 0, Incarnation(1), Round(0))
-        push = wire.Changed((Ino(session),))
+        push = wire.Changed(1, (Ino(session),))
         router.send_multipart([address, *wire.encode_reply(head, push)])
     until(lambda: volume.messages)
-    assert volume.messages == [wire.Changed((Ino(2),))]
+    assert volume.messages == [wire.Changed(1, (Ino(2),))]
 
 
 # --- peers that are dead -------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def traps() -> list[Trap]:
         number = trap["number"]
         mutants = tuple(
             Mutant(trap=number, name=f"{number}{letter}", **fields)
-            for letter, fields in zip("abcdefghijklmn", trap["mutant"], strict=False)
+            for letter, fields in zip("abcdefghijklmnopqrst", trap["mutant"], strict=False)
         )
         assert len(mutants) == len(trap["mutant"]), f"trap {number} has too many mutants"
         found.append(Trap(number, trap["text"], mutants))

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from zdfs import limits
 from zdfs.blockmap import MapEntry
-from zdfs.cache import Blocks, Dirty, File, Flight, Names, version_of
+from zdfs.cache import Blocks, Dirty, File, Flight, version_of
 from zdfs.checksum import Seal
 from zdfs.errors import Fenced
-from zdfs.ids import ROOT, BlockNo, Epoch, Ino, Name, PageNo, Slot, Token, Version
+from zdfs.ids import BlockNo, Epoch, Ino, Name, PageNo, Slot, Token, Version
 from zdfs.wire import Attributes
 
 BLOCK = 24  # small, so that Hypothesis meets every border
@@ -95,80 +95,6 @@ def test_a_gap_below_a_write_is_zeros() -> None:
     dirty.put(10, b"new")
     assert dirty.over(b"old") == b"old" + bytes(7) + b"new"
     assert not dirty.whole(0)
-
-
-# --- names ---------------------------------------------------------------------------------------
-
-
-def test_names_are_known_for_a_while() -> None:
-    names = Names(1.0, 1.0)
-    names.enter(Ino(1), b"a", attributes(7), 10.0)
-    assert names.find(Ino(1), b"a", 10.9) == 7
-    assert names.attributes(Ino(7), 10.9) == attributes(7)
-    assert names.find(Ino(1), b"a", 11.0) is None
-    assert names.attributes(Ino(7), 11.0) is None
-    assert names.find(Ino(2), b"a", 10.0) is None
-
-
-def test_older_attributes_are_passed_over() -> None:
-    names = Names(1.0, 1.0)
-    names.learn(attributes(change=5, size=50), 10.0)
-    names.learn(attributes(change=4, size=40), 10.1)
-    known = names.attributes(Ino(7), 10.2)
-    assert known is not None and known.size == 50
-    names.learn(attributes(change=6, size=60), 10.3)
-    known = names.attributes(Ino(7), 10.4)
-    assert known is not None and known.size == 60
-
-
-def test_what_is_forgotten_is_not_found() -> None:
-    names = Names(100.0, 100.0)
-    names.enter(Ino(1), b"a", attributes(7), 10.0)
-    names.forget_inode(Ino(7))
-    assert names.attributes(Ino(7), 10.0) is None and names.find(Ino(1), b"a", 10.0) == 7
-    names.forget(Ino(1), b"a")
-    assert names.find(Ino(1), b"a", 10.0) is None
-    names.enter(Ino(1), b"b", attributes(8), 10.0)
-    names.clear()
-    assert names.find(Ino(1), b"b", 10.0) is None
-
-
-def test_what_somebody_else_changed_is_not_believed() -> None:
-    names = Names(100.0, 100.0)
-    names.enter(Ino(1), b"d", attributes(7), 10.0)
-    names.enter(Ino(7), b"a", attributes(8), 10.0)
-    assert names.spoil(Ino(7), 11.0) == attributes(7)
-    assert names.attributes(Ino(7), 11.5) is None and names.find(Ino(7), b"a", 11.5) is None
-    assert names.find(Ino(1), b"d", 11.5) == 7 and names.attributes(Ino(8), 11.5) is not None
-    names.enter(Ino(7), b"a", attributes(8), 12.0)
-    assert names.find(Ino(7), b"a", 12.5) == 8
-    assert names.spoil(Ino(9), 12.0) is None
-
-
-def test_a_place_is_found_through_renamed_directories() -> None:
-    names = Names(0.0, 0.0)
-    names.enter(ROOT, b"d", attributes(7), 10.0)
-    names.enter(Ino(7), b"a", attributes(8), 10.0)
-    assert names.last_place(Ino(8)) == b"/d/a" and names.last_place(ROOT) == b"/"
-    names.forget(ROOT, b"d")
-    assert names.last_place(Ino(8)) is None
-    names.enter(ROOT, b"e", attributes(7), 11.0)
-    assert names.last_place(Ino(8)) == b"/e/a"
-
-
-def test_nothing_is_believed_without_a_life() -> None:
-    names = Names(0.0, 0.0)
-    names.enter(ROOT, b"d", attributes(7), 10.0)
-    assert names.find(ROOT, b"d", 10.0) is None and names.attributes(Ino(7), 10.0) is None
-
-
-def test_names_are_bounded() -> None:
-    names = Names(100.0, 100.0)
-    for number in range(limits.NAMES_CACHED + 10):
-        names.enter(Ino(1), b"%d" % number, attributes(number + 10), 0.0)
-    assert names.find(Ino(1), b"0", 1.0) is None
-    assert names.attributes(Ino(10), 1.0) is None
-    assert names.find(Ino(1), b"%d" % (limits.NAMES_CACHED + 9), 1.0) is not None
 
 
 # --- blocks --------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ def test_who_did_it_is_not_told_and_goes_on_being_interested() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     interests = Interests(most=3)
-    interests.looked(ONE, map(Ino, range(1, 6)))
+    forgotten = interests.looked(ONE, map(Ino, range(1, 6)))
+    assert forgotten == [1, 2], "it is told of these: it shall ask again"
     assert interests.changed([Ino(n) for n in range(1, 6)], TWO) == {ONE: [3, 4, 5]}
 
 
@@ -42,10 +43,10 @@ def test_a_mount_that_ended_is_not_told() -> None:
 
 def test_a_walk_shows_each_step_and_the_directory_it_began_in() -> None:
     request = wire.Lookup(Ino(1), (b"a", b"b"))
-    assert list(shown(request, wire.Walked((attributes(5), attributes(6)), 0))) == [1, 5, 6]
+    assert list(shown(request, wire.Walked((attributes(5), attributes(6)), 0, 9))) == [1, 5, 6]
 
 
 def test_a_listing_shows_its_directory_and_what_is_in_it() -> None:
     entries = (wire.Entry(b"a", attributes(5)), wire.Entry(b"b", attributes(6)))
-    listing = wire.Listing(entries, True, Ino(1))
-    assert list(shown(wire.ReadDirectory(Ino(4), b""), listing)) == [4, 5, 6]
+    listing = wire.Listing(entries, True, Ino(1), 9)
+    assert list(shown(wire.ReadDirectory(Ino(4), b"", 512), listing)) == [4, 5, 6]

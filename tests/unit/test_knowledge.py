@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.test_cache import attributes
 from zdfs import limits
-from zdfs.ids import ROOT, Ino
+from zdfs.ids import COUNTER_BITS, ROOT, Ino
 from zdfs.knowledge import NEVER, Names
 
 D = Ino(5)  # a directory
@@ -15,7 +15,7 @@ D = Ino(5)  # a directory
 
 def test_names_are_known_for_a_while() -> None:
     names = Names(1.0, 1.0)
-    names.enter(Ino(1), b"a", attributes(7), 10.0)
+    names.enter(Ino(1), b"a", attributes(7), 10.0, 10.0)
     assert names.find(Ino(1), b"a", 10.9) == 7
     assert names.attributes(Ino(7), 10.9) == attributes(7)
     assert names.find(Ino(1), b"a", 11.0) is None
@@ -36,49 +36,49 @@ def test_older_attributes_are_passed_over() -> None:
 
 def test_what_is_forgotten_is_not_found() -> None:
     names = Names(100.0, 100.0)
-    names.enter(Ino(1), b"a", attributes(7), 10.0)
+    names.enter(Ino(1), b"a", attributes(7), 10.0, 10.0)
     names.forget_inode(Ino(7), 10.0)
     assert names.attributes(Ino(7), 10.0) is None and names.find(Ino(1), b"a", 10.0) == 7
     names.forget(Ino(1), b"a")
     assert names.find(Ino(1), b"a", 10.0) is None
-    names.enter(Ino(1), b"b", attributes(8), 10.0)
+    names.enter(Ino(1), b"b", attributes(8), 10.0, 10.0)
     names.clear()
     assert names.find(Ino(1), b"b", 10.0) is None
 
 
 def test_what_somebody_else_changed_is_not_believed() -> None:
     names = Names(100.0, 100.0)
-    names.enter(Ino(1), b"d", attributes(7), 10.0)
-    names.enter(Ino(7), b"a", attributes(8), 10.0)
+    names.enter(Ino(1), b"d", attributes(7), 10.0, 10.0)
+    names.enter(Ino(7), b"a", attributes(8), 10.0, 10.0)
     assert names.spoil(Ino(7), 11.0) == attributes(7)
     assert names.attributes(Ino(7), 11.5) is None and names.find(Ino(7), b"a", 11.5) is None
     assert names.find(Ino(1), b"d", 11.5) == 7 and names.attributes(Ino(8), 11.5) is not None
-    names.enter(Ino(7), b"a", attributes(8), 12.0)
+    names.enter(Ino(7), b"a", attributes(8), 12.0, 12.0)
     assert names.find(Ino(7), b"a", 12.5) == 8
     assert names.spoil(Ino(9), 12.0) is None
 
 
 def test_a_place_is_found_through_renamed_directories() -> None:
     names = Names(0.0, 0.0)
-    names.enter(ROOT, b"d", attributes(7), 10.0)
-    names.enter(Ino(7), b"a", attributes(8), 10.0)
+    names.enter(ROOT, b"d", attributes(7), 10.0, 10.0)
+    names.enter(Ino(7), b"a", attributes(8), 10.0, 10.0)
     assert names.last_place(Ino(8)) == b"/d/a" and names.last_place(ROOT) == b"/"
     names.forget(ROOT, b"d")
     assert names.last_place(Ino(8)) is None
-    names.enter(ROOT, b"e", attributes(7), 11.0)
+    names.enter(ROOT, b"e", attributes(7), 11.0, 11.0)
     assert names.last_place(Ino(8)) == b"/e/a"
 
 
 def test_nothing_is_believed_without_a_life() -> None:
     names = Names(0.0, 0.0)
-    names.enter(ROOT, b"d", attributes(7), 10.0)
+    names.enter(ROOT, b"d", attributes(7), 10.0, 10.0)
     assert names.find(ROOT, b"d", 10.0) is None and names.attributes(Ino(7), 10.0) is None
 
 
 def test_names_are_bounded() -> None:
     names = Names(100.0, 100.0)
     for number in range(limits.NAMES_CACHED + 10):
-        names.enter(Ino(1), b"%d" % number, attributes(number + 10), 0.0)
+        names.enter(Ino(1), b"%d" % number, attributes(number + 10), 0.0, 0.0)
     assert names.find(Ino(1), b"0", 1.0) is None
     assert names.attributes(Ino(10), 1.0) is None
     assert names.find(Ino(1), b"%d" % (limits.NAMES_CACHED + 9), 1.0) is not None
@@ -173,19 +173,27 @@ def test_news_overtake_answers_about_attributes(names: Names) -> None:
 def test_our_own_changes_lead_from_version_to_version(names: Names) -> None:
     names.made(D, 3, 149.0)
     assert names.absent(D, b"a", 200.1)
-    names.changed(D, 4, 150.0, (b"a", Ino(7)))
+    names.changed(D, 4, 151.0, 150.0, (b"a", Ino(7)))
     assert names.find(D, b"a", 200.1) == 7 and names.absent(D, b"b", 200.1)
-    names.changed(D, 5, 150.0, (b"a", None), (b"b", Ino(7)))
+    names.changed(D, 5, 151.0, 150.0, (b"a", None), (b"b", Ino(7)))
     assert names.find(D, b"b", 200.1) == 7 and names.absent(D, b"a", 200.1)
+
+
+def test_our_own_changes_overtake_answers(names: Names) -> None:
+    names.changed(D, 4, 151.0, 150.0, (b"a", None))
+    names.enter(D, b"a", attributes(7), 151.1, 150.5)
+    assert names.find(D, b"a", 151.2) is None, "asked for before it was removed"
+    names.enter(D, b"a", attributes(7), 151.3, 151.2)
+    assert names.find(D, b"a", 151.4) == 7
 
 
 def test_own_changes_that_overtake_one_another(names: Names) -> None:
     """Their answers come in another order: a name that one of them moved is asked for."""
     names.made(D, 3, 149.0)
-    names.changed(D, 5, 150.0, (b"b", Ino(8)))
+    names.changed(D, 5, 151.0, 150.0, (b"b", Ino(8)))
     assert not names.absent(D, b"b", 200.1) and names.absent(D, b"a", 200.1)
-    names.changed(D, 6, 150.0, (b"b", None))
-    names.changed(D, 4, 150.0, (b"a", Ino(7)))
+    names.changed(D, 6, 151.0, 150.0, (b"b", None))
+    names.changed(D, 4, 151.0, 150.0, (b"a", Ino(7)))
     assert names.find(D, b"a", 200.1) == 7
     assert names.absent(D, b"b", 200.1) and names.find(D, b"b", 200.1) is None
 
@@ -193,17 +201,33 @@ def test_own_changes_that_overtake_one_another(names: Names) -> None:
 def test_a_change_of_somebody_else_in_between(names: Names) -> None:
     """Ours does not follow; the news of the other one is still on its way."""
     names.made(D, 3, 149.0)
-    names.changed(D, 5, 150.0, (b"b", Ino(8)))
+    names.changed(D, 5, 151.0, 150.0, (b"b", Ino(8)))
     names.listed(D, 5, 150.0, {b"x": Ino(9)}, True)
     assert names.absent(D, b"x", 200.1), "as of the version that we have"
     names.spoil(D, 200.1)
     assert not names.absent(D, b"x", 200.2) and names.find(D, b"b", 200.2) is None
 
 
-def test_an_own_change_that_is_no_news(names: Names) -> None:
+def test_a_change_that_has_changed_nothing(names: Names) -> None:
+    """rename(x, x): the version is one that we have, or that another change of ours has made."""
     names.made(D, 3, 149.0)
-    names.changed(D, 3, 150.0, (b"a", Ino(7)))
-    assert not names.absent(D, b"b", 200.1), "it can't be: nothing is believed of the directory"
+    names.changed(D, 3, 151.0, 150.0, (b"a", None), (b"a", Ino(7)))
+    assert names.absent(D, b"b", 200.1)
+    names.changed(D, 5, 151.0, 150.0, (b"c", Ino(8)))
+    names.changed(D, 5, 151.0, 150.0, (b"a", None), (b"a", Ino(7)))
+    assert not names.absent(D, b"c", 200.1), "version 4 has yet to come"
+    names.changed(D, 4, 151.0, 150.0, (b"a", Ino(7)))
+    assert names.find(D, b"c", 200.1) == 8 and names.find(D, b"a", 200.1) == 7
+
+
+def test_the_first_change_of_a_metaserver_follows_too(names: Names) -> None:
+    """Change counters begin anew with each of its lives."""
+    names.made(D, 3, 149.0)
+    names.changed(D, 9 << COUNTER_BITS, 151.0, 150.0, (b"a", Ino(7)))
+    names.changed(D, (9 << COUNTER_BITS) + 1, 151.0, 150.0, (b"b", Ino(8)))
+    assert names.find(D, b"a", 200.1) == 7 and names.find(D, b"b", 200.1) == 8
+    names.changed(D, (10 << COUNTER_BITS) + 1, 151.0, 150.0, (b"c", Ino(9)))
+    assert not names.absent(D, b"c", 200.1), "somebody was before us"
 
 
 def test_another_version_says_nothing(names: Names) -> None:

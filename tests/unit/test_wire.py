@@ -213,7 +213,7 @@ def test_the_largest_messages_fit() -> None:
     attributes = wire.Attributes(*numbers)  # type: ignore[arg-type]
     some = min(limits.LISTING_ENTRIES, limits.LISTING_BYTES // limits.NAME_BYTES)
     entry = wire.Entry(b"n" * limits.NAME_BYTES, attributes)
-    frames = wire.encode_reply(REPLY_HEAD, wire.Listing((entry,) * some, True, Ino(1)))
+    frames = wire.encode_reply(REPLY_HEAD, wire.Listing((entry,) * some, True, Ino(1), 9))
     assert len(frames[0]) <= limits.HEAD_BYTES
     page = wire.MapPage(2**63, bytes(wire.MAP_BYTES))  # type: ignore[arg-type]
     frames = wire.encode_reply(REPLY_HEAD, wire.MapPages(attributes, (page,) * 64))

@@ -8,7 +8,7 @@ from tests.world.mounts import Mount
 from tests.world.servers import Server
 from tests.world.stores import MemoryDisks
 from tests.world.world import World
-from zdfs import fsck, limits, metacheck
+from zdfs import fsck, limits, metacheck, scrub
 from zdfs.cache import Blocks
 from zdfs.calls import Trap
 from zdfs.copied import CopiedStore
@@ -124,6 +124,8 @@ class Cluster:
         passing = GARBAGE | {"damaged", "missing"} if rotten else GARBAGE
         with self.meta.store.read() as read:
             assert metacheck.whole(read) == []
+        if rotten:  # the next pass of its own may be minutes away
+            self.mounts[0].do(scrub.everything(META, lambda stage, done, total: None))
         end = self.world.now + SWEPT_S
         report = self.mounts[0].do(fsck.check(META))
         while report.status and not report.unfinished and self.world.now < end:

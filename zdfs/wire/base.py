@@ -10,7 +10,7 @@ from zdfs import limits
 from zdfs.checksum import Buffer
 from zdfs.records import BULK, Between, Length
 
-PROTOCOL = 3
+PROTOCOL = 4
 NO_SLOT = 0xFFFF
 MAP_BYTES = limits.PAGE_BLOCKS * 26
 

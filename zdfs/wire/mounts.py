@@ -70,6 +70,7 @@ class Beaten(Reply):
     map: ClusterMap | None  # only when the sender's is older
     recalls: A[tuple[Recalled, ...], Length(0, limits.LIST_ITEMS)]
     announce: Flag  # the metaserver is new: say Announce
+    told: A[int, U64]  # the number of the newest Changed that was pushed to this session
 
 
 @message(14)
@@ -116,8 +117,10 @@ class MapChanged(Reply):
 
 @message(18)
 class Changed(Reply):
-    """Push: somebody changed what this mount has looked at; told once, until it looks again."""
+    """Push: somebody changed what this mount has looked at, or the metaserver stops looking after
+    it; told once, until it looks again."""
 
+    number: A[int, U64]  # grows by one for a session, while the metaserver lives
     inos: A[tuple[Ino, ...], Length(1, limits.LIST_ITEMS)]
 
 
@@ -126,9 +129,10 @@ class Changed(Reply):
 
 @message(20, Durability.LOGGED)
 class Found(Reply):
-    """One inode's attributes."""
+    """One inode's attributes, and those of the directory whose names were changed."""
 
     attributes: Attributes
+    directory: Attributes | None = None
 
 
 @message(21)
@@ -137,6 +141,7 @@ class Walked(Reply):
 
     steps: A[tuple[Attributes, ...], Length(0, limits.WALK_NAMES)]
     number: A[int, U16]
+    version: A[int, U64]  # the change counter of the directory that it began in; 0: there is none
 
 
 @message(22)
@@ -192,6 +197,7 @@ class Opened(Reply):
     token: Token  # 0: no grant
     number: A[int, U64]  # of the inode's last commit
     created: Flag
+    directory: Attributes | None = None  # that a name came into
 
 
 @message(27)
@@ -240,10 +246,13 @@ class RemoveDirectory(Request[Found]):
 
 @message(45, Durability.LOGGED)
 class Renamed(Reply):
-    """What was moved, and what stood at the new name, both as they are now."""
+    """What was moved, and what stood at the new name, both as they are now; and the directories
+    that it left and came into."""
 
     moved: Attributes
     replaced: Attributes | None
+    left: Attributes
+    entered: Attributes
 
 
 @message(31)
@@ -287,14 +296,16 @@ class Listing(Reply):
     entries: A[tuple[Entry, ...], Length(0, limits.LISTING_ENTRIES)]
     end: Flag
     parent: Ino  # what ".." is
+    version: A[int, U64]  # the directory's change counter
 
 
 @message(36)
 class ReadDirectory(Request[Listing]):
-    """Entries after a name (b"": from the start), as many as fit a page."""
+    """Entries after a name (b"": from the start), as many as fit a page and are wanted."""
 
     ino: Ino
     after: A[bytes, Length(0, limits.NAME_BYTES)]
+    most: A[int, Between(1, limits.LISTING_ENTRIES)]
 
 
 @message(37)
@@ -414,16 +425,22 @@ class ReadMap(Request[MapPages]):
     count: A[int, Between(1, 64)]
 
 
-@message(55, Durability.SYNCED)
+@message(55, Durability.LOGGED)
 class Committed(Reply):
     """The blocks count from now on."""
 
     attributes: Attributes
 
 
+@message(48, Durability.SYNCED)
+class CommittedSynced(Committed):
+    """Likewise, and nothing takes it back: the answer to an fsync."""
+
+
 @message(56)
 class Commit(Request[Committed]):
-    """Make new block versions count, with size and mtime: one transaction (DESIGN 6)."""
+    """Make new block versions count, with size and mtime: one transaction (DESIGN 6).  Answered
+    with CommittedSynced if it is to be `synced`."""
 
     ino: Ino
     token: Token
