@@ -154,7 +154,8 @@ class File:
     losses: int = 0  # how often unflushed bytes were lost, for good
     error: Failure | None = None  # the newest loss
     moved: Condition = field(default_factory=Condition)  # a flight landed, a commit ended
-    expected: int = -1  # offset at which a sequential reader goes on
+    expected: int = 0  # offset at which a sequential reader goes on
+    run: int = 0  # bytes that were read so
     ahead: int = 0  # prefetched up to this offset
     fetching: dict[Name, Condition] = field(default_factory=dict)
     kernel_change: int = -1  # change counter that the kernel's pages are of

@@ -26,6 +26,10 @@ log = logging.getLogger("zdfs.mount")
 MAP_PAGES = 16  # pages asked for at once: 64 MiB at the default block size
 
 
+JITTER_BYTES = 128 * limits.KIB
+AHEAD_TIMES = 4  # as many bytes are read ahead as were read in a row
+
+
 class Search:
     """One wanted version and the replicas that were asked for it."""
 
@@ -221,8 +225,8 @@ class Reader:
             if not wants:
                 return
             if not mine:
-                await wait(file.fetching[wants[0].name], limits.TIMEOUT_S)
-                if await now() > deadline:
+                ended = await wait(file.fetching[wants[0].name], limits.TIMEOUT_S)
+                if not ended and await now() > deadline:
                     raise Silent(f"{wants[0].name}: nobody has it just now")
                 continue
             condition = Condition()
@@ -312,19 +316,19 @@ class Reader:
     # --- read-ahead ----------------------------------------------------------------------------
 
     async def _ahead(self, file: File, offset: int, size: int) -> None:
-        """A sequential reader finds its next bytes here already."""
-        sequential = offset == file.expected or offset == 0
-        jitter = abs(offset - file.expected) <= limits.READ_AHEAD_BYTES // 2
-        file.expected = offset + size
-        if not (sequential or jitter):
-            file.ahead = 0
-            return
-        if file.ahead > offset + size + limits.READ_AHEAD_BYTES // 2:
+        """A sequential reader finds its next bytes here already, the more the longer it reads so.
+        The kernel's requests may change places; who reads here and there must not look like it."""
+        jitter = 2 * max(size, JITTER_BYTES) if file.run else 0
+        if abs(offset - file.expected) > jitter and offset:
+            file.run = file.ahead = file.expected = 0
+        if file.run or offset in (0, file.expected):
+            file.run += size
+        file.expected = max(file.expected, offset + size)
+        window = min(limits.READ_AHEAD_BYTES, AHEAD_TIMES * file.run)
+        if file.run < self.contact.block_bytes or file.ahead > offset + size + window // 2:
             return
         start = max(file.ahead, offset + size)
-        end = min(file.size, offset + size + limits.READ_AHEAD_BYTES)
-        if offset == 0 and size < self.contact.block_bytes:
-            return  # a look at the head of a file
+        end = min(file.size, offset + size + window)
         if end > start:
             file.ahead = end
             await spawn(self._prefetch(file, start, end), "read-ahead")

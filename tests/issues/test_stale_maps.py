@@ -17,10 +17,10 @@ from zdfs.ids import BlockNo, Name, PageNo, Token, Version
 from zdfs.volume import Volume
 
 
-def entry(token: int, data: bytes) -> MapEntry:
-    """Block 0 with this content."""
+def entry(token: int, data: bytes, block: int = 0) -> MapEntry:
+    """A block with this content."""
     version = Version(Token(token), 1)
-    seal = checksum.seal(Name(INO, BlockNo(0), version), data)
+    seal = checksum.seal(Name(INO, BlockNo(block), version), data)
     return MapEntry(version, len(data), len(data), seal)
 
 
