@@ -24,6 +24,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from zdfs import checksum, disk, harming, limits, replay, schema
@@ -235,10 +236,17 @@ class LogStore:
             return None
         data = self._pending.get(name)
         if data is None:
-            data = self._stored(entry)
+            data = self._files.body(entry)
         if checksum.seal(name, data) != (entry.crc16, entry.crc32c):
             raise Damaged(f"block {name.block} of inode {name.ino} fails its checksum on disk")
         return entry, data
+
+    def expect(self, names: Sequence[Name]) -> None:
+        """These are read next: the disk begins with all of them, as far as the index can say."""
+        with suppress(Damaged, OSError):
+            for entry in map(self._index.find, names):
+                if entry is not None:
+                    self._files.expect(entry)
 
     def drop(self, names: Sequence[Name]) -> None:
         """Forget versions, in the index, with this round; durable once `checkpointed`."""
@@ -345,7 +353,7 @@ class LogStore:
         self._log.flush()
         self._pending.clear()
         self._room = None
-        before = self._stored(entry)
+        before = self._files.body(entry)
         after = harming.damage(before, Harm(harm), seed)
         fd = os.open(segment_path(self._directory, entry.segment), os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -374,7 +382,7 @@ class LogStore:
 
     def _stored_or_pending(self, name: Name, entry: IndexEntry) -> bytes:
         data = self._pending.get(name)
-        return self._stored(entry) if data is None else bytes(data)
+        return self._files.body(entry) if data is None else bytes(data)
 
     def _append(
         self, name: Name, seal: Seal, epoch: Epoch, start: Slot, data: Buffer, reserve: int
@@ -396,15 +404,6 @@ class LogStore:
             self._sealed[self._log.number] = self._log.size
             self._log.begin_segment(self._log.number + 1)
             self._log.append_state(self._state)
-
-    def _stored(self, entry: IndexEntry) -> bytes:
-        try:
-            fd = self._files.fd(entry.segment)
-            return os.pread(fd, entry.length, entry.offset + RECORD_BYTES)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EIO):
-                raise
-            raise Damaged(f"segment {entry.segment:x} of the log: {error.strerror}") from error
 
     def _demand(self, need_bytes: int, reserve: int) -> None:
         """NoSpace unless so much may be stored."""

@@ -161,6 +161,8 @@ class Data:
         if sum(want.length for want in blocks) > limits.MESSAGE_BYTES - limits.HEAD_BYTES:
             raise BadMessage("more bytes than one reply may carry")
         held, data = [], []
+        if len(blocks) > 1:
+            self.store.expect([want.name for want in blocks])
         for want in blocks:
             state, found = self.healer.held(want)
             held.append(state)

@@ -13,6 +13,7 @@ never tried again: after a failed fsync the kernel calls lost pages clean.
 The path of a block's bytes: the frame that was received -> pwritev -> page cache -> disk.  No copy.
 """
 
+import errno
 import itertools
 import os
 import re
@@ -27,7 +28,7 @@ from zdfs import checksum, disk, records, schema
 from zdfs.checksum import Buffer, Seal
 from zdfs.errors import Damaged, StoreError
 from zdfs.ids import BlockNo, Epoch, Ino, Name, Round, Slot, Token, Version
-from zdfs.schema import RECORD_BYTES, SEGMENT_HEADER_BYTES, RecordHeader, SegmentHeader
+from zdfs.schema import RECORD_BYTES, SEGMENT_HEADER_BYTES, IndexEntry, RecordHeader, SegmentHeader
 
 NO_NAME = Name(Ino(0), BlockNo(0), Version(Token(0), 0))
 _SEGMENT_NAME = re.compile(r"segment-([0-9a-f]{16})\.log")
@@ -136,6 +137,21 @@ class Files:
         path = segment_path(self.directory, number)
         fd = self._open[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return fd
+
+    def expect(self, entry: IndexEntry) -> None:
+        """This body is read soon: the disk may begin."""
+        fd = self.fd(entry.segment)
+        os.posix_fadvise(fd, entry.offset, RECORD_BYTES + entry.length, os.POSIX_FADV_WILLNEED)
+
+    def body(self, entry: IndexEntry) -> bytes:
+        """The bytes of a record that the index names; Damaged when there are none to be had."""
+        try:
+            fd = self.fd(entry.segment)
+            return os.pread(fd, entry.length, entry.offset + RECORD_BYTES)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EIO):
+                raise
+            raise Damaged(f"segment {entry.segment:x} of the log: {error.strerror}") from error
 
     def forget(self, number: int) -> None:
         """Close a segment."""

@@ -126,6 +126,10 @@ class BlockStore(RoundStore, Protocol):
         """Its bytes, verified against the index's seal; None: not here; Damaged: they are bad."""
         ...
 
+    def expect(self, names: Sequence[Name]) -> None:
+        """These are read next: the disk may begin with all of them."""
+        ...
+
     def drop(self, names: Sequence[Name]) -> None:
         """Forget versions, in the index, with this round."""
         ...

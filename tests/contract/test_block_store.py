@@ -109,6 +109,17 @@ def test_appended_blocks_are_read_at_every_stage(store: BlockStore) -> None:
     assert store.space().blocks == 2
 
 
+def test_what_is_expected_changes_nothing(store: BlockStore) -> None:
+    one = name(1)
+    store.expect([one, name(2)])
+    put(store, one)
+    stages: list[Callable[[], None]] = [lambda: None, lambda: finish(store), store.checkpoint]
+    for stage in stages:
+        stage()
+        store.expect([one, name(2)])
+        assert bytes_of(store, one) == content(one) and bytes_of(store, name(2)) is None
+
+
 def test_scan_is_ordered_and_paged_over_all_stages(store: BlockStore) -> None:
     names = sorted(
         name(ino, block, token) for ino in (1, 300) for block in (0, 9) for token in (1, 2)
