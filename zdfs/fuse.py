@@ -24,7 +24,6 @@ from typing import Any
 
 from zdfs.checksum import Buffer
 from zdfs.errors import Posix, StartError
-from zdfs.ids import Ino
 from zdfs.wire import Attributes
 
 log = logging.getLogger("zdfs.kernel")
@@ -161,7 +160,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {  # after "fuse_": what it takes; all 
     "reply_lock": (c_void_p, c_void_p),
     "reply_lseek": (c_void_p, c_int64),
 }
-_ADD = (c_void_p, c_void_p, c_size_t, c_char_p, c_char_p, c_int64)  # fuse_add_direntry[_plus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +191,6 @@ class Fuse:
         self.library.fuse_session_new.restype = c_void_p
         self.req_ctx = quick.fuse_req_ctx
         self.req_ctx.argtypes, self.req_ctx.restype = [c_void_p], ctypes.POINTER(Context)
-        self.add_direntry, self.add_direntry_plus = (
-            quick.fuse_add_direntry,
-            quick.fuse_add_direntry_plus,
-        )
-        for add in (self.add_direntry, self.add_direntry_plus):
-            add.argtypes, add.restype = _ADD, c_size_t
         self.operations = _operations(module)
         self._stat, self._order = _stat_layout(module.c_stat)
         self._entry_head, self._entry_tail = struct.Struct("=QQ"), struct.Struct("=dd")
@@ -221,17 +213,11 @@ class Fuse:
         )
         return self._stat.pack(*self._order(values))
 
-    def kind(self, ino: Ino, mode: int) -> bytes:
-        """A struct stat that says only what a plain listing does."""
-        values = (ino, mode, *(0,) * 13)
-        return self._stat.pack(*self._order(values))
-
     def entry(
         self, ino: int, packed: bytes, attr_timeout_s: float, entry_timeout_s: float
     ) -> bytes:
         """A struct fuse_entry_param, from a struct stat.  Inode numbers are never used twice, so
-        the generation is always 0.  `ino` 0: in a listing, a name that the kernel shall not keep.
-        """
+        the generation is always 0."""
         times = self._entry_tail.pack(attr_timeout_s, entry_timeout_s)
         return self._entry_head.pack(ino, 0) + packed + times
 

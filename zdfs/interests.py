@@ -61,5 +61,7 @@ def shown(request: wire.Message, reply: wire.Message) -> Iterator[Ino]:
         assert isinstance(request, wire.ReadDirectory)
         yield request.ino
         yield from (entry.attributes.ino for entry in reply.entries)
+    elif isinstance(request, wire.ListNames):
+        yield request.ino
     elif isinstance(reply, (wire.Found, wire.Opened, wire.Granted, wire.Committed, wire.MapPages)):
         yield reply.attributes.ino

@@ -28,6 +28,8 @@ from zdfs.wire import Attributes
 
 NEVER = float("-inf")
 Leads = tuple[bytes, Ino | None]  # where a name leads; None: nowhere
+AHEAD = 16  # names that are learnt beside each one that was asked for, at most
+USED = 4  # one in so many must have been of use, for more to be learnt
 OVERTAKEN = 256  # changes of ours whose predecessors have yet to be heard of
 
 
@@ -71,6 +73,8 @@ class Folder:
     names: dict[bytes, Ino] = field(default_factory=dict)
     overtaken: dict[int, tuple[Leads, ...]] = field(default_factory=dict)  # ours, of later versions
     misses: int = 0  # names that were asked for one by one
+    ahead: int = 0  # ... and so many learnt with the last of them
+    hits: int = 0  # names that needed no question since then
 
     def apply(self, changes: Iterable[Leads]) -> None:
         """Our own changes are in."""
@@ -131,6 +135,7 @@ class Names:
         folder = self._sure(parent, now)
         if folder is not None and name in folder.names and not folder.unsettled(name):
             ino = folder.names[name]
+            folder.hits += 1
             self._names.setdefault((parent, name), (ino, NEVER))
             self._inside.setdefault(parent, {})[name] = now
             return ino
@@ -154,12 +159,19 @@ class Names:
         return folder if self.promises.holds(folder.asked, now) else None
 
     def missed(self, parent: Ino, version: int, asked: float) -> int:
-        """A name of a directory was asked for; how many were, as long as nobody else changed it."""
+        """A name of a directory was asked for; how many others are to be learnt with it.  Who looks
+        up one after the other is soon to ask for them: twice as many each time, while they are
+        used; who asks here and there pays for no more than some for each."""
         if not self._settle(parent, version, asked):
             return 0
         folder = self._folders[parent]
         folder.misses += 1
-        return folder.misses
+        again = folder.ahead > 0 and folder.hits * USED >= folder.ahead
+        if not again and (folder.misses < 2 or folder.misses & (folder.misses - 1)):
+            return 0
+        most = max(AHEAD * folder.misses, 2 * folder.ahead)
+        folder.ahead, folder.hits = min(limits.LISTING_ENTRIES, most), 0
+        return folder.ahead
 
     def listed(
         self, parent: Ino, version: int, asked: float, names: dict[bytes, Ino], all_: bool

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zdfs import callers, fuse, insight, kernel, limits, starting
+from zdfs import callers, dirents, fuse, insight, kernel, limits, starting
 from zdfs.attributes import given_ns, without_set_ids
 from zdfs.checksum import Buffer
 from zdfs.errors import Failure, Interrupted, StartError
@@ -398,23 +398,24 @@ class Operations(LockOperations, RangedOperations, ExtendedOperations):
 
     def _list(self, size: int, offset: int, file: Any, plus: bool) -> Reply:
         """Entries from `offset`, as many as fit."""
-        binding, used = self._fuse, 0
-        add = binding.add_direntry_plus if plus else binding.add_direntry
-        buffer = ctypes.create_string_buffer(size)
-        start = ctypes.addressof(buffer)
-        while page := self._run(self._volume.readdir(file.contents.fh, offset)):
+        parts: list[bytes] = []
+        while page := self._run(self._volume.readdir(file.contents.fh, offset, plus)):
             for one in page:
-                if not plus:
-                    packed = binding.kind(one.ino, one.mode)
-                elif one.attributes is None:
-                    packed = binding.entry(0, binding.kind(one.ino, one.mode), 0.0, 0.0)
-                else:
-                    packed = self._packed(one.attributes)
-                needed = add(None, start + used, size - used, one.name, packed, one.next)
-                if needed > size - used:
-                    return Reply(lambda request: binding.reply_buf(request, buffer, used))
-                used, offset = used + needed, one.next
-        return Reply(lambda request: binding.reply_buf(request, buffer, used))
+                packed = dirents.dirent(one.name, one.ino, one.mode, one.next)
+                if plus:
+                    packed = self._looked_up(one.attributes) + packed
+                size -= len(packed)
+                if size < 0:
+                    return self._bytes(b"".join(parts))
+                parts.append(packed)
+                offset = one.next
+        return self._bytes(b"".join(parts))
+
+    def _looked_up(self, found: Attributes | None) -> bytes:
+        """What a lookup of a name would say; None: nothing that the kernel shall keep."""
+        if found is None:
+            return dirents.UNKNOWN
+        return dirents.entry(found, self._volume.block_bytes, self._attr_s, self._entry_s)
 
     def fsyncdir(self, ino: Ino, data_only: int, file: Any) -> None:
         self._run(self._volume.fsyncdir())

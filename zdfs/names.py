@@ -32,6 +32,7 @@ class Names:
             wire.Link: self.link,
             wire.ReadLink: self.read_link,
             wire.ReadDirectory: self.read_directory,
+            wire.ListNames: self.list_names,
             wire.GetXattr: self.get_xattr,
             wire.ListXattr: self.list_xattr,
             wire.SetXattr: self.set_xattr,
@@ -139,6 +140,12 @@ class Names:
         await self._reading()
         with self.ledger.view() as view:
             return namespace.listing(view, request.ino, request.after, request.most)
+
+    async def list_names(self, request: wire.ListNames, caller: Caller) -> wire.NameList:
+        """A page of a directory, names only."""
+        await self._reading()
+        with self.ledger.view() as view:
+            return namespace.name_list(view, request.ino, request.after)
 
     async def get_xattr(self, request: wire.GetXattr, caller: Caller) -> wire.Value:
         """getxattr."""

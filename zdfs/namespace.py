@@ -19,12 +19,12 @@ from errno import EBUSY, EEXIST, EINVAL, EISDIR, EMLINK, ENAMETOOLONG, ENOENT, E
 from errno import EPERM, ESTALE
 from typing import NamedTuple
 
-from zdfs import limits, records, schema, xattrs
+from zdfs import dirnames, limits, records, schema, xattrs
 from zdfs.errors import Damaged, Posix
 from zdfs.ids import ROOT, Epoch, Ino, Policy, Slot, Token
 from zdfs.schema import Dirent, Inode, Totals
 from zdfs.tables import Tables, View, decode, is_directory
-from zdfs.wire import Attributes, Entry, Listing
+from zdfs.wire import Attributes, Entry, Listing, NameList
 
 NOREPLACE = 1
 EXCHANGE = 2
@@ -135,20 +135,41 @@ def listing(
     most_entries: int = limits.LISTING_ENTRIES,
     most_bytes: int = limits.LISTING_BYTES,
 ) -> Listing:
-    """Entries behind a name, as many as fit; the directory's sum is proven from its first page."""
+    """Entries behind a name, as many as fit, with their attributes."""
+    directory, found, end = _page(view, ino, after, most_entries, most_bytes, ENTRY_OVERHEAD)
+    entries = tuple(
+        Entry(name, attributes(child.ino, view.inode(child.ino))) for name, child in found
+    )
+    return Listing(entries, end, directory.parent, directory.change)
+
+
+def name_list(
+    view: View, ino: Ino, after: bytes = b"", most_bytes: int = limits.LISTING_BYTES
+) -> NameList:
+    """Names behind a name, as many as fit, and what they lead to."""
+    directory, found, end = _page(view, ino, after, most_bytes, most_bytes, dirnames.OVERHEAD)
+    packed = dirnames.pack((name, child.ino, child.mode) for name, child in found)
+    return NameList(packed, end, directory.parent, directory.change)
+
+
+def _page(
+    view: View, ino: Ino, after: bytes, most_entries: int, most_bytes: int, overhead: int
+) -> tuple[Inode, list[tuple[bytes, Dirent]], bool]:
+    """Entries behind a name, each of so many bytes more than its name, and whether no more follow;
+    the directory's sum is proven from its first page."""
     directory = view.directory(ino)
-    entries: list[Entry] = []
+    entries: list[tuple[bytes, Dirent]] = []
     size = summed = 0
     end = True
     for key, payload in view.entries(ino, after):
         name = key[9:]
-        size += len(name) + ENTRY_OVERHEAD
+        size += len(name) + overhead
         if entries and (size > most_bytes or len(entries) >= most_entries):
             end = False
             break
-        summed += schema.check(key, payload)
-        child = decode(Dirent, key, payload).ino
-        entries.append(Entry(name, attributes(child, view.inode(child))))
+        if not after:
+            summed += schema.check(key, payload)
+        entries.append((name, decode(Dirent, key, payload)))
     if not after and end:
         if (len(entries), summed % 2**64) != (directory.entries, directory.entries_sum):
             raise Damaged(
@@ -158,7 +179,7 @@ def listing(
     elif not after:
         prefix = schema.entry_key(ino, b"")
         view.missing(prefix, directory.entries, directory.entries_sum, limits.PROOF_ENTRIES)
-    return Listing(tuple(entries), end, directory.parent, directory.change)
+    return directory, entries, end
 
 
 # --- names that come ---------------------------------------------------------------------------

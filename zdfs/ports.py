@@ -219,7 +219,8 @@ class Owner(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """One entry of a directory.  Of "." and ".." only the inode and the type are known."""
+    """One entry of a directory.  Of "." and "..", and where nobody asked for more, only the inode
+    and the type are known."""
 
     name: bytes
     ino: Ino
@@ -342,8 +343,9 @@ class Volume(Protocol):
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0
     ) -> None: ...
     async def opendir_ino(self, ino: Ino) -> int: ...
-    async def readdir(self, handle: int, offset: int) -> Sequence[Listed]:
-        """A page from an offset, "." and ".." too; empty: the end."""
+    async def readdir(self, handle: int, offset: int, plus: bool = True) -> Sequence[Listed]:
+        """A page from an offset, "." and ".." too; empty: the end.  `plus`: attributes are wanted;
+        there may be none all the same."""
         ...
 
     async def releasedir(self, handle: int) -> None: ...

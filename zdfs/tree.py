@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from errno import E2BIG, EBADF, EINVAL, ENAMETOOLONG, ENODATA, ENOENT, ERANGE, ESTALE
 
-from zdfs import limits, wire, xattrs
+from zdfs import dirnames, limits, wire, xattrs
 from zdfs.cache import File
 from zdfs.calls import clock, now, wait
 from zdfs.contact import Contact
 from zdfs.errors import Damaged, Posix
 from zdfs.ids import Ino
-from zdfs.knowledge import Names
+from zdfs.knowledge import AHEAD, Names
 from zdfs.namespace import EXCHANGE
 from zdfs.ports import Listed
 from zdfs.reading import Reader
@@ -26,8 +26,11 @@ from zdfs.wire import Attributes
 
 log = logging.getLogger("zdfs.mount")
 
+SMALL = 2 * AHEAD  # names that are learnt first: all, if the directory has no more
 REMOVED = 1024  # inodes whose last attributes are remembered
-AHEAD = 16  # names that are learnt beside each one that was asked for, at most
+
+
+Seen = tuple[bytes, Ino, int, Attributes | None]  # name, inode, mode
 
 
 @dataclass(slots=True)
@@ -38,8 +41,9 @@ class Listing:
     parent: Ino = Ino(0)  # 0: not known yet
     names: list[bytes] = field(default_factory=list)
     first: int = 0
-    page: tuple[wire.Entry, ...] = ()
+    page: list[Seen] = field(default_factory=list)
     end: bool = False
+    version: int = 0  # of the directory, as long as all pages were of the same
 
     def covers(self, index: int) -> bool:
         """Whether the page has the entry behind so many names, or knows that there is none."""
@@ -105,7 +109,9 @@ class Tree:
             self.names.mistaken(parent, name)  # it is gone since; another may stand there
             asked = await now()
         walked = await self.contact.ask(wire.Lookup(parent, (name,)))
-        await self._look_ahead(parent, name, self.names.missed(parent, walked.version, asked))
+        most = self.names.missed(parent, walked.version, asked)
+        if most:
+            await self._look_ahead(wire.ReadDirectory(parent, b"" if most == SMALL else name, most))
         if walked.number or not walked.steps:
             self.names.forget(parent, name)
             raise Posix(walked.number)
@@ -114,17 +120,12 @@ class Tree:
         self.names.listed(parent, walked.version, asked, {name: found.ino}, False)
         return self._shown(found)
 
-    async def _look_ahead(self, parent: Ino, name: bytes, misses: int) -> None:
-        """Who looks up one name after the other is soon to ask for its neighbours.  Twice as many
-        each time: who asks here and there pays for no more than some for each."""
-        if misses < 2 or misses & (misses - 1):
-            return
-        first = b"" if misses == 2 else name
-        most = min(limits.LISTING_ENTRIES, AHEAD * misses)
+    async def _look_ahead(self, request: wire.ReadDirectory) -> None:
+        """Learn the neighbours of a name."""
         try:
-            await self._learn_names(wire.ReadDirectory(parent, first, most), told=False)
+            await self._learn_names(request, told=False)
         except (Posix, Damaged) as error:
-            log.debug("names in %d are not looked at ahead: %s", parent, error)
+            log.debug("names in %d are not looked at ahead: %s", request.ino, error)
 
     async def _learn_names(self, request: wire.ReadDirectory, told: bool) -> wire.Listing | None:
         """A page of a directory, remembered; None: not now.  `told`: to somebody else, too."""
@@ -370,8 +371,8 @@ class Tree:
         self.listings[self._number] = Listing(ino)
         return self._number
 
-    async def readdir(self, handle: int, offset: int) -> list[Listed]:
-        """A page from `offset`; [] at the end.
+    async def readdir(self, handle: int, offset: int, plus: bool = True) -> list[Listed]:
+        """A page from `offset`; [] at the end.  `plus`: with attributes, if it is still to be got.
 
         Each entry that stays while the directory changes is returned exactly once: pages go on
         behind the last name given, in the order of names.
@@ -381,12 +382,12 @@ class Tree:
             raise Posix(EBADF)
         if offset == 0:
             listing.names.clear()
-            listing.page, listing.first, listing.end, listing.parent = (), 0, False, Ino(0)
+            listing.page, listing.first, listing.end, listing.parent = [], 0, False, Ino(0)
         index = max(0, offset - 2)
         if index > len(listing.names):
             raise Posix(EINVAL)
         if not listing.covers(index):
-            await self._list(listing, index)
+            await self._list(listing, index, plus)
         dots = ((b".", listing.ino), (b"..", listing.parent))
         found = [
             Listed(name, ino, stat.S_IFDIR, None, place + 1)
@@ -394,21 +395,35 @@ class Tree:
             if offset <= place
         ]
         entries = listing.page[index - listing.first :]
-        for number, (name, attributes) in enumerate(entries, start=index):
-            file = self.files.get(attributes.ino)
-            shown = file.shown() if file is not None and file.busy else attributes
-            found.append(Listed(name, shown.ino, shown.mode, shown, number + 3))
+        for number, (name, ino, mode, attributes) in enumerate(entries, start=index + 3):
+            file = self.files.get(ino) if attributes is not None else None
+            if file is not None and file.busy:
+                attributes = file.shown()
+                mode = attributes.mode
+            found.append(Listed(name, ino, mode, attributes, number))
         return found
 
-    async def _list(self, listing: Listing, index: int) -> None:
+    async def _list(self, listing: Listing, index: int, plus: bool) -> None:
         """The page behind the first `index` names."""
-        after = listing.names[index - 1] if index else b""
-        request = wire.ReadDirectory(listing.ino, after, limits.LISTING_ENTRIES)
-        reply = await self._learn_names(request, told=True)
-        assert reply is not None
-        listing.names[index:] = [entry.name for entry in reply.entries]
+        after, ino = listing.names[index - 1] if index else b"", listing.ino
+        asked = await now()
+        reply: wire.Listing | wire.NameList
+        if plus:
+            request = wire.ReadDirectory(ino, after, limits.LISTING_ENTRIES)
+            listed = await self._learn_names(request, told=True)
+            assert listed is not None
+            reply = listed
+            page: list[Seen] = [(n, a.ino, a.mode, a) for n, a in reply.entries]
+        else:
+            reply = await self.contact.ask(wire.ListNames(ino, after))
+            page = [(*one, None) for one in dirnames.unpack(reply.names)]
+        whole = not index or listing.version == reply.version
+        listing.version = reply.version if whole else 0
+        names = {seen[0]: seen[1] for seen in page}
+        self.names.listed(ino, reply.version, asked, names, reply.end and whole)
+        listing.names[index:] = names
         listing.parent = reply.parent
-        listing.first, listing.page, listing.end = index, reply.entries, reply.end
+        listing.first, listing.page, listing.end = index, page, reply.end
 
     async def releasedir(self, handle: int) -> None:
         """Close a directory."""

@@ -388,7 +388,7 @@ class MemoryVolume:
     async def opendir_ino(self, ino: int) -> int:
         return self.handle(self.nodes[ino], 0)
 
-    async def readdir(self, handle: int, offset: int) -> list[Listed]:
+    async def readdir(self, handle: int, offset: int, plus: bool = True) -> list[Listed]:
         node = self.handles[handle][0]
         every: list[tuple[bytes, Node]] = [(b".", node), (b"..", node)]
         every += sorted(node.names.items(), key=lambda pair: pair[0])

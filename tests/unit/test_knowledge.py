@@ -5,7 +5,7 @@ import pytest
 from tests.unit.test_cache import attributes
 from zdfs import limits
 from zdfs.ids import COUNTER_BITS, ROOT, Ino
-from zdfs.knowledge import NEVER, Names
+from zdfs.knowledge import AHEAD, NEVER, Names
 
 D = Ino(5)  # a directory
 
@@ -234,7 +234,20 @@ def test_another_version_says_nothing(names: Names) -> None:
     names.listed(D, 3, 149.0, {b"a": Ino(7)}, False)
     names.listed(D, 4, 149.5, {b"b": Ino(8)}, True)
     assert names.find(D, b"b", 200.1) is None and not names.absent(D, b"c", 200.1)
-    assert names.missed(D, 4, 150.0) == 0 and names.missed(D, 3, 150.0) == 1
+    assert names.missed(D, 4, 150.0) == 0
+    assert [names.missed(D, 3, 150.0) for _ in range(2)] == [0, 2 * AHEAD], "not of another version"
+
+
+def test_neighbours_are_learnt_as_long_as_they_are_used(names: Names) -> None:
+    names.listed(D, 3, 149.0, {b"a": Ino(7)}, False)
+    most = [names.missed(D, 3, 150.0) for _ in range(9)]
+    assert most == [0, 32, 0, 64, 0, 0, 0, 128, 0], "the first page; then less and less often"
+    for _ in range(32):
+        assert names.find(D, b"a", 200.1) == 7
+    assert names.missed(D, 3, 150.0) == 256 and names.missed(D, 3, 150.0) == 0
+    for _ in range(64):
+        assert names.find(D, b"a", 200.1) == 7
+    assert names.missed(D, 3, 150.0) == limits.LISTING_ENTRIES, "never more than fit a page"
 
 
 def test_a_life_of_nothing_promises_nothing() -> None:

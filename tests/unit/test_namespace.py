@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.world.tree import Tree
-from zdfs import limits, namespace, schema, xattrs
-from zdfs.errors import Damaged, Posix
+from zdfs import dirnames, limits, namespace, schema, xattrs
+from zdfs.errors import BadMessage, Damaged, Posix
 from zdfs.ids import ROOT, Ino
 from zdfs.namespace import EXCHANGE, NOREPLACE
 from zdfs.tables import Tables
@@ -400,3 +400,23 @@ def test_an_inode_number_is_used_once(tree: Tree) -> None:
     file = tree.make(ROOT, b"f")
     with pytest.raises(Damaged):
         tree.make(ROOT, b"g", REG, ino=file)
+
+
+def test_names_are_listed_without_their_attributes(tree: Tree) -> None:
+    made = {b"n%03d" % number: tree.make(ROOT, b"n%03d" % number) for number in range(30)}
+    page = namespace.name_list(tree.view(), ROOT)
+    assert page.end and page.parent == ROOT and page.version == tree.view().inode(ROOT).change
+    found = dirnames.unpack(page.names)
+    assert [(name, ino) for name, ino, _ in found] == sorted(made.items())
+    assert {kind for _, _, kind in found} == {stat.S_IFREG}
+    seen: list[bytes] = []
+    while not seen or not page.end:
+        page = namespace.name_list(tree.view(), ROOT, seen[-1] if seen else b"", most_bytes=100)
+        seen += [name for name, _, _ in dirnames.unpack(page.names)]
+    assert seen == sorted(made)
+
+
+@pytest.mark.parametrize("bad", [b"\0", b"\0" * 10, b"\0" * 7 + b"\1\x04\5abcd"])
+def test_names_that_are_none_are_refused(bad: bytes) -> None:
+    with pytest.raises(BadMessage):
+        dirnames.unpack(bad)

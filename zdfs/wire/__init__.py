@@ -77,7 +77,7 @@ from zdfs.wire.locks import (
     TestLock,
     TryAgain,
 )
-from zdfs.wire.mounts import (
+from zdfs.wire.sessions import (
     SessionOpened,
     OpenSession,
     CloseSession,
@@ -88,6 +88,8 @@ from zdfs.wire.mounts import (
     Recall,
     MapChanged,
     Changed,
+)
+from zdfs.wire.mounts import (
     Found,
     Walked,
     Lookup,
@@ -106,6 +108,8 @@ from zdfs.wire.mounts import (
     ReadLink,
     Listing,
     ReadDirectory,
+    NameList,
+    ListNames,
     Value,
     GetXattr,
     Names,
@@ -310,6 +314,8 @@ __all__ = [
     "ReadLink",
     "Listing",
     "ReadDirectory",
+    "NameList",
+    "ListNames",
     "Value",
     "GetXattr",
     "Names",
