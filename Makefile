@@ -3,6 +3,7 @@
 # make check  what is quick: format, lint, types, storeys, and all tests but live ones
 # make soak   the tests that run for minutes       make bench   how fast it is
 # make race   beside GlusterFS, MooseFS and the local disk, as root; SCALE=0.003 for a try
+# make scale  how its cost grows; SCALE=0.01 for a try
 # make sim    simulated clusters under every kind of fault, on SEEDS=20 seeds;
 #             make replay SEED=N LIFE=KIND tells a life, make sim-coverage says what they reach
 # make chaos  real faults on real processes, all of them; rewrites their table in docs/TESTING.md
@@ -18,7 +19,7 @@ SOURCES := zdfs tests $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 LIVES := 60
 
-.PHONY: run test check lint live sim replay sim-coverage mutants soak chaos bench race docs format clean
+.PHONY: run test check lint live sim replay sim-coverage mutants soak chaos bench race scale docs format clean
 .NOTPARALLEL:
 
 .venv/.ready: setup.cfg .ci/setup
@@ -82,6 +83,10 @@ race: .venv/.peers
 	@mkdir -p build
 	$(VENV) -m bench.race --json build/race.json --chart build/race.svg \
 	  $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SCALE),--scale $(SCALE)) $(if $(ONLY),--only $(ONLY))
+
+# ONLY="directory clients": these series; rewrites their plots in docs/scale
+scale: .venv/.ready
+	$(VENV) -m bench.scale $(if $(SCALE),--scale $(SCALE)) $(ONLY)
 
 docs: .venv/.ready
 	$(VENV) -m zdfs.describe
