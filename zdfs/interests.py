@@ -55,6 +55,8 @@ def shown(request: wire.Message, reply: wire.Message) -> Iterator[Ino]:
         yield request.parent
     if isinstance(request, wire.Rename):
         yield from (request.parent, request.new_parent)
+    if isinstance(reply, wire.Renamed):
+        yield from (one.ino for one in (reply.moved, reply.replaced) if one is not None)
     if isinstance(reply, wire.Walked):
         yield from (attributes.ino for attributes in reply.steps)
     elif isinstance(reply, wire.Listing):

@@ -70,6 +70,7 @@ class Folder:
     version: int
     asked: float  # when the answer was asked for that says so
     complete: bool = False  # there are no others
+    reach: bytes | None = None  # all names up to this one are here; None: nobody began
     names: dict[bytes, Ino] = field(default_factory=dict)
     overtaken: dict[int, tuple[Leads, ...]] = field(default_factory=dict)  # ours, of later versions
     misses: int = 0  # names that were asked for one by one
@@ -136,7 +137,8 @@ class Names:
         if folder is not None and name in folder.names and not folder.unsettled(name):
             ino = folder.names[name]
             folder.hits += 1
-            self._names.setdefault((parent, name), (ino, NEVER))
+            if (parent, name) not in self._names:
+                self._place(parent, name, ino, NEVER)
             self._inside.setdefault(parent, {})[name] = now
             return ino
         found = self._names.get((parent, name))
@@ -174,15 +176,21 @@ class Names:
         return folder.ahead
 
     def listed(
-        self, parent: Ino, version: int, asked: float, names: dict[bytes, Ino], all_: bool
-    ) -> None:
-        """Names of a directory as it was at a version; `all_`: it has no others."""
-        if self._settle(parent, version, asked):
-            folder = self._folders[parent]
-            self._filed -= len(folder.names)
-            folder.names.update(names)
-            folder.complete |= all_
-            self._file(parent, folder)
+        self, parent: Ino, version: int, asked: float, names: dict[bytes, Ino],
+        after: bytes | None = None, end: bool = False,
+    ) -> None:  # fmt: skip
+        """Names of a directory as it was at a version: in order, all behind `after` (None: just
+        these), and no more follow (`end`).  Complete is what was listed without a gap: a folder may
+        have been forgotten between two pages."""
+        if not self._settle(parent, version, asked):
+            return
+        folder = self._folders[parent]
+        self._filed -= len(folder.names)
+        folder.names.update(names)
+        if after is not None and after in (b"", folder.reach):
+            folder.reach = next(reversed(names), after)
+            folder.complete |= end
+        self._file(parent, folder)
 
     def changed(self, parent: Ino, version: int, now: float, asked: float, *changes: Leads) -> None:
         """A change of ours made a directory this version."""
@@ -207,7 +215,7 @@ class Names:
 
     def made(self, ino: Ino, version: int, asked: float) -> None:
         """A directory of ours: it is empty."""
-        self.listed(ino, version, asked, {}, True)
+        self.listed(ino, version, asked, {}, b"", True)
 
     def _settle(self, parent: Ino, version: int, asked: float) -> bool:
         """Whether a directory's folder is of this version, and was asked for in time."""
@@ -240,14 +248,21 @@ class Names:
         """A name and what it leads to; `told`: the kernel, too.  Not believed if the directory has
         changed since that was asked for."""
         self.learn(attributes, now, asked)
-        place = (parent, name)
         limit = max(self._limit(self._spoilt, parent), self._limit(self._moved, parent))
-        self._names[place] = (attributes.ino, now if asked > limit else NEVER)
-        self._names.move_to_end(place)
-        self._places[attributes.ino] = place
+        self._place(parent, name, attributes.ino, now if asked > limit else NEVER)
         inside = self._inside.setdefault(parent, {})
         inside[name] = now if told else inside.get(name, NEVER)
-        if len(self._names) > limits.NAMES_CACHED:
+
+    def _place(self, parent: Ino, name: bytes, ino: Ino, learnt: float) -> None:
+        """An inode stands there; what was placed longest ago is forgotten."""
+        place = (parent, name)
+        before = self._names.get(place)
+        if before is not None and before[0] != ino and self._places.get(before[0]) == place:
+            del self._places[before[0]]
+        self._names[place] = (ino, learnt)
+        self._names.move_to_end(place)
+        self._places[ino] = place
+        while len(self._names) > limits.NAMES_CACHED:
             self.forget(*next(iter(self._names)))
 
     def forget(self, parent: Ino, name: bytes) -> None:
@@ -261,6 +276,19 @@ class Names:
         inside.pop(name, None)
         if not inside:
             self._inside.pop(parent, None)
+
+    def under(self, parent: Ino, name: bytes) -> tuple[Ino, ...]:
+        """What a name led to, however long ago."""
+        found = self._names.get((parent, name))
+        return () if found is None else (found[0],)
+
+    def unsure(self, inos: Iterable[Ino], until: float) -> None:
+        """A change of ours may have been made, or may be until then: nobody will tell us."""
+        for ino in inos:
+            self._attributes.pop(ino, None)
+            self.xattrs.forget(ino)
+            self._discard(ino)
+            self._note(self._spoilt, ino, until)
 
     def mistaken(self, parent: Ino, name: bytes) -> None:
         """What was believed of a name has turned out wrong."""
@@ -292,8 +320,10 @@ class Names:
         known = self._attributes.get(ino)
         if known is not None and known.attributes.change > attributes.change:
             return
+        spoilt = self._spoilt.get(ino)
+        learnt = now if spoilt is None or asked > spoilt else NEVER
         limit = max(self._limit(self._spoilt, ino), self._limit(self._written, ino))
-        self._attributes[ino] = Known(attributes, now, asked if asked > limit else NEVER)
+        self._attributes[ino] = Known(attributes, learnt, asked if asked > limit else NEVER)
         self.xattrs.learn(attributes, now)
         self._attributes.move_to_end(ino)
         if len(self._attributes) > limits.NAMES_CACHED:

@@ -39,6 +39,7 @@ log = logging.getLogger("zdfs.meta")
 
 SHOWN = 128  # characters of a mount's host and directory: they are only shown
 WALK_RECORDS = 512  # records the background walk looks at between two rounds
+WALK_RESTS = 9  # ... and then rests for so many times as long as that took: others are served
 
 
 class Meta:
@@ -386,16 +387,17 @@ class Meta:
             await sleep(limits.BEAT_S)
         cursor: metacheck.Cursor | None = None
         while True:
-            at_ns = await clock()
+            at_ns, began = await clock(), await now()
             with self.ledger.store.read() as read:
                 findings, cursor = metacheck.walk(read, cursor, WALK_RECORDS)
+            took = await now() - began
             for finding in findings:
                 text = f"{schema.describe(finding.key)}: {finding.what}"
                 self.ledger.event(at_ns, "metadata damage", text)
                 await self.members.heal(finding.key)
             if cursor is None:
                 break
-            await sleep(0.02)
+            await sleep(max(0.02, WALK_RESTS * took))
         log.info("the walk over all metadata is done")
 
 

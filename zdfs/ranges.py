@@ -18,7 +18,7 @@ from errno import EFBIG, EINVAL, ENXIO, EOPNOTSUPP
 from zdfs import blockmap, limits, wire
 from zdfs.blockmap import Page
 from zdfs.cache import Cut, File, Told
-from zdfs.calls import notify, spawn, wait
+from zdfs.calls import notify, now, spawn, wait
 from zdfs.contact import Contact
 from zdfs.errors import Damaged, Failure, Fenced, Interrupted, NoSession, NoSpace, Posix, Silent
 from zdfs.ids import BlockNo, PageNo
@@ -110,10 +110,12 @@ class Ranges:
     async def _apply(
         self, file: File, cut: Cut, request: wire.Truncate | wire.Punch, void: range
     ) -> None:
+        asked = await now()
         try:
             reply = await self.contact.change(request)
             file.number += 1
             file.learn(reply.attributes)
+            self.writer.committed(reply.attributes, asked)
             file.size = reply.attributes.size
             for page in [page for page in file.pages if page in void]:
                 del file.pages[page]

@@ -11,12 +11,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from errno import E2BIG, EBADF, EINVAL, ENAMETOOLONG, ENODATA, ENOENT, ERANGE, ESTALE
+from typing import TypeVar
 
 from zdfs import dirnames, limits, wire, xattrs
 from zdfs.cache import File
 from zdfs.calls import clock, now, wait
 from zdfs.contact import Contact
-from zdfs.errors import Damaged, Posix
+from zdfs.errors import Damaged, Failure, Interrupted, Posix
 from zdfs.ids import Ino
 from zdfs.knowledge import AHEAD, Names
 from zdfs.namespace import EXCHANGE
@@ -24,8 +25,10 @@ from zdfs.ports import Listed
 from zdfs.reading import Reader
 from zdfs.wire import Attributes
 
+R = TypeVar("R", bound=wire.Reply)
 log = logging.getLogger("zdfs.mount")
 
+UNSURE_S = 2 * limits.TIMEOUT_S  # a change that nobody waits for may still arrive for so long
 SMALL = 2 * AHEAD  # names that are learnt first: all, if the directory has no more
 REMOVED = 1024  # inodes whose last attributes are remembered
 
@@ -43,7 +46,6 @@ class Listing:
     first: int = 0
     page: list[Seen] = field(default_factory=list)
     end: bool = False
-    version: int = 0  # of the directory, as long as all pages were of the same
 
     def covers(self, index: int) -> bool:
         """Whether the page has the entry behind so many names, or knows that there is none."""
@@ -93,6 +95,8 @@ class Tree:
     async def lookup_at(self, parent: Ino, name: bytes) -> Attributes:
         """What a name in a directory leads to, with what is unflushed."""
         _fits(name)
+        if name in (b".", b".."):  # of no version: a directory moves without its own changing
+            return await self._look_up(parent, name)
         asked = await now()
         ino = self.names.find(parent, name, asked)
         if ino is None and self.names.absent(parent, name, asked):
@@ -117,8 +121,24 @@ class Tree:
             raise Posix(walked.number)
         found = walked.steps[0]
         self.names.enter(parent, name, found, await now(), asked)
-        self.names.listed(parent, walked.version, asked, {name: found.ino}, False)
+        self.names.listed(parent, walked.version, asked, {name: found.ino})
         return self._shown(found)
+
+    async def _look_up(self, parent: Ino, name: bytes) -> Attributes:
+        walked = await self.contact.ask(wire.Lookup(parent, (name,)))
+        if walked.number or not walked.steps:
+            raise Posix(walked.number)
+        return self._shown(walked.steps[0])
+
+    async def _change(self, request: wire.Request[R], *inos: Ino) -> R:
+        """Have something changed, of these inodes.  Who does not hear whether it was (a caller that
+        is killed) has not heard what they are now, and the change may still be underway."""
+        try:
+            return await self.contact.change(request)
+        except Failure as error:
+            if isinstance(error, Interrupted) or not error.definite:
+                self.names.unsure(inos, self.contact.driver.monotonic() + UNSURE_S)
+            raise
 
     async def _look_ahead(self, request: wire.ReadDirectory) -> None:
         """Learn the neighbours of a name."""
@@ -137,7 +157,7 @@ class Tree:
         for entry in reply.entries:
             self.names.enter(request.ino, entry.name, entry.attributes, at, asked, told)
         names = {entry.name: entry.attributes.ino for entry in reply.entries}
-        self.names.listed(request.ino, version, asked, names, reply.end and not request.after)
+        self.names.listed(request.ino, version, asked, names, request.after, reply.end)
         return reply
 
     async def stat_ino(self, ino: Ino) -> Attributes:
@@ -146,12 +166,11 @@ class Tree:
         known = self.names.attributes(ino, asked)
         if known is None:
             try:
-                known = await self._ask_attributes(ino)
+                known = await self._ask_attributes(ino, asked)
             except Posix as error:
                 if error.number == ESTALE and ino in self.removed:
                     return self.removed[ino]
                 raise
-            self.names.learn(known, await now(), asked)
         return self._shown(known)
 
     def _shown(self, known: Attributes) -> Attributes:
@@ -163,14 +182,20 @@ class Tree:
             self.reader.take(file, known)
         return file.shown()
 
-    async def _ask_attributes(self, ino: Ino) -> Attributes:
-        """What is open goes on being read while the metaserver is silent, so it is shown too."""
+    async def _ask_attributes(self, ino: Ino, asked: float) -> Attributes:
+        """What is open goes on being read while the metaserver is silent, so it is shown too; but
+        that is no news."""
         request = wire.GetAttributes(ino)
         file = self.files.get(ino)
         if file is None or not file.handles:
-            return (await self.contact.ask(request)).attributes
-        found = await self.contact.ask_briefly(request)
-        return file.attributes if found is None else found.attributes
+            found: wire.Found | None = await self.contact.ask(request)
+        else:
+            found = await self.contact.ask_briefly(request)
+            if found is None:
+                return file.attributes
+        assert found is not None
+        self.names.learn(found.attributes, await now(), asked)
+        return found.attributes
 
     async def set_ino(
         self, ino: Ino, *, mode: int | None = None, uid: int | None = None, gid: int | None = None,
@@ -186,13 +211,20 @@ class Tree:
         request = wire.SetAttributes(ino, mode, uid, gid, atime_ns, mtime_ns, atime_now, mtime_now)
         asked = await now()
         try:
-            found = (await self.contact.change(request)).attributes
+            found = (await self._change(request, ino)).attributes
         except Posix as error:
             if error.number == ESTALE and ino in self.removed:
                 return await self._set_removed(request)
             raise
-        self.names.learn(found, await now(), asked)
+        await self._changed_self(found, asked)
         return self._shown(found)
+
+    async def _changed_self(self, found: Attributes, asked: float) -> None:
+        """A change of ours: to what it is, not to the names in it."""
+        at = await now()
+        self.names.learn(found, at, asked)
+        if stat.S_ISDIR(found.mode):
+            self.names.changed(found.ino, found.change, at, asked)
 
     async def _set_removed(self, request: wire.SetAttributes) -> Attributes:
         """For whoever still is in a directory that M has let go of."""
@@ -223,7 +255,7 @@ class Tree:
         path = self._placed(parent, name)
         request = wire.Make(parent, name, path, mode, uid, gid, rdev, target, umask)
         asked = await now()
-        found = await self.contact.change(request)
+        found = await self._change(request, parent)
         await self._named(parent, name, found.attributes, found.directory, asked)
         if stat.S_ISDIR(mode):
             self.names.made(found.attributes.ino, found.attributes.change, asked)
@@ -250,7 +282,8 @@ class Tree:
 
     async def _remove(self, request: wire.Unlink | wire.RemoveDirectory) -> None:
         asked = await now()
-        found = await self.contact.change(request)
+        had = self.names.under(request.parent, request.name)
+        found = await self._change(request, request.parent, *had)
         parent, directory = request.parent, found.directory
         assert directory is not None
         await self._gone(parent, request.name, found.attributes, asked)
@@ -274,7 +307,13 @@ class Tree:
         """rename, with renameat2's flags."""
         _fits(new_name)
         asked = await now()
-        done = await self.contact.change(wire.Rename(parent, name, new_parent, new_name, flags))
+        request = wire.Rename(parent, name, new_parent, new_name, flags)
+        had = self.names.under(parent, name) + self.names.under(new_parent, new_name)
+        done = await self._change(request, parent, new_parent, *had)
+        if done.replaced is not None and done.replaced.ino == done.moved.ino:  # two of its names
+            for known in (done.moved, done.left, done.entered):
+                self.names.learn(known, await now(), asked)
+            return
         if done.replaced is not None:
             await self._gone(new_parent, new_name, done.replaced, asked)
         await self._gone(parent, name, done.moved, asked)
@@ -291,12 +330,13 @@ class Tree:
         else:
             self.names.changed(parent, done.left.change, at, asked, left)
             self.names.changed(new_parent, done.entered.change, at, asked, entered)
+        await self._changed_self(done.moved, asked)
 
     async def link_at(self, ino: Ino, parent: Ino, name: bytes) -> Attributes:
         """link."""
         _fits(name)
         asked = await now()
-        found = await self.contact.change(wire.Link(ino, parent, name))
+        found = await self._change(wire.Link(ino, parent, name), ino, parent)
         await self._named(parent, name, found.attributes, found.directory, asked)
         return self._shown(found.attributes)
 
@@ -341,11 +381,12 @@ class Tree:
         await self._changed_xattrs(wire.SetXattr(ino, name, value, flags, ends_sgid))
 
     async def _changed_xattrs(self, request: wire.SetXattr | wire.RemoveXattr) -> None:
+        asked = await now()
         try:
-            found = await self.contact.change(request)
+            found = await self._change(request, request.ino)
         finally:  # also when nobody knows whether it happened
-            self.names.forget_inode(request.ino, self.contact.driver.monotonic())
-        self.names.learn(found.attributes, await now())
+            self.names.forget_inode(request.ino, asked)
+        await self._changed_self(found.attributes, asked)
         self._shown(found.attributes)
 
     async def listxattr_ino(self, ino: Ino) -> list[bytes]:
@@ -417,11 +458,9 @@ class Tree:
         else:
             reply = await self.contact.ask(wire.ListNames(ino, after))
             page = [(*one, None) for one in dirnames.unpack(reply.names)]
-        whole = not index or listing.version == reply.version
-        listing.version = reply.version if whole else 0
-        names = {seen[0]: seen[1] for seen in page}
-        self.names.listed(ino, reply.version, asked, names, reply.end and whole)
-        listing.names[index:] = names
+            names = {name: found for name, found, _, _ in page}
+            self.names.listed(ino, reply.version, asked, names, after, reply.end)
+        listing.names[index:] = [seen[0] for seen in page]
         listing.parent = reply.parent
         listing.first, listing.page, listing.end = index, page, reply.end
 

@@ -266,7 +266,7 @@ class Volume(Lockable):
             return await self._open(ino, flags, parent, name)
         except Posix as error:
             if error.number == ESTALE:
-                self.names.forget(parent, name)
+                self.names.mistaken(parent, name)
             raise
 
     async def _open(self, ino: Ino, flags: int, parent: Ino, name: bytes) -> tuple[int, bool]:
@@ -314,7 +314,7 @@ class Volume(Lockable):
         path, exclusive = self._placed(parent, name), bool(flags & os.O_EXCL)
         request = wire.Create(parent, name, path, mode, uid, gid, exclusive, opening, umask)
         asked = await now()
-        opened = await self.contact.change(request)
+        opened = await self._change(request, parent)
         await self._named(parent, name, opened.attributes, opened.directory, asked)
         handle = self._opened(opened, opening, flags, asked)
         file = self.handles[handle].file

@@ -103,7 +103,7 @@ def confirm(names: Names, told: int, sent: float, now: float | None = None) -> N
 
 def test_what_was_shown_is_believed_as_long_as_heartbeats_are_answered(names: Names) -> None:
     names.enter(D, b"a", attributes(7), 150.0, 149.0)
-    names.listed(D, 3, 149.0, {b"a": Ino(7)}, False)
+    names.listed(D, 3, 149.0, {b"a": Ino(7)})
     assert names.find(D, b"a", 200.4) == 7 and names.attributes(Ino(7), 200.4) == attributes(7)
     assert names.find(D, b"a", 200.5) is None and names.attributes(Ino(7), 200.5) is None
     confirm(names, 0, sent=300.0, now=300.3)
@@ -113,7 +113,7 @@ def test_what_was_shown_is_believed_as_long_as_heartbeats_are_answered(names: Na
 
 def test_what_was_asked_for_before_it_is_believed_by_time_only(names: Names) -> None:
     names.enter(D, b"a", attributes(7), 200.1, 99.0)
-    names.listed(D, 3, 99.0, {b"a": Ino(7)}, True)
+    names.listed(D, 3, 99.0, {b"a": Ino(7)}, b"", True)
     assert names.find(D, b"a", 200.2) == 7
     confirm(names, 0, sent=300.0)
     assert names.find(D, b"a", 300.1) is None and not names.absent(D, b"b", 300.1)
@@ -123,7 +123,7 @@ def test_what_was_asked_for_before_it_is_believed_by_time_only(names: Names) -> 
 @pytest.mark.parametrize("how", ["a gap", "the heartbeat", "a new metaserver"])
 def test_lost_news_end_all_promises(names: Names, how: str) -> None:
     names.enter(D, b"a", attributes(7), 150.0, 149.0)
-    names.listed(D, 3, 149.0, {b"a": Ino(7)}, True)
+    names.listed(D, 3, 149.0, {b"a": Ino(7)}, b"", True)
     assert names.absent(D, b"b", 200.1)
     if how == "a gap":
         names.promises.pushed(1, 200.1)
@@ -136,7 +136,7 @@ def test_lost_news_end_all_promises(names: Names, how: str) -> None:
     confirm(names, names.promises.told, sent=200.2)
     assert not names.absent(D, b"b", 200.3)
     assert names.find(D, b"a", 200.3) is None and names.attributes(Ino(7), 200.3) is None
-    names.listed(D, 3, 200.25, {b"a": Ino(7)}, True)
+    names.listed(D, 3, 200.25, {b"a": Ino(7)}, b"", True)
     assert names.absent(D, b"b", 200.3), "what is asked for from now on counts"
 
 
@@ -148,12 +148,12 @@ def test_late_and_doubled_news_are_no_gap(names: Names) -> None:
 
 
 def test_news_end_what_was_known_of_the_directory(names: Names) -> None:
-    names.listed(D, 3, 149.0, {b"a": Ino(7)}, True)
+    names.listed(D, 3, 149.0, {b"a": Ino(7)}, b"", True)
     names.spoil(D, 200.1)
     assert names.find(D, b"a", 200.2) is None and not names.absent(D, b"b", 200.2)
-    names.listed(D, 3, 200.05, {b"a": Ino(7)}, True)
+    names.listed(D, 3, 200.05, {b"a": Ino(7)}, b"", True)
     assert not names.absent(D, b"b", 200.2), "an answer that the news have overtaken"
-    names.listed(D, 4, 200.15, {b"a": Ino(7)}, True)
+    names.listed(D, 4, 200.15, {b"a": Ino(7)}, b"", True)
     assert names.absent(D, b"b", 200.2)
 
 
@@ -202,7 +202,7 @@ def test_a_change_of_somebody_else_in_between(names: Names) -> None:
     """Ours does not follow; the news of the other one is still on its way."""
     names.made(D, 3, 149.0)
     names.changed(D, 5, 151.0, 150.0, (b"b", Ino(8)))
-    names.listed(D, 5, 150.0, {b"x": Ino(9)}, True)
+    names.listed(D, 5, 150.0, {b"x": Ino(9)}, b"", True)
     assert names.absent(D, b"x", 200.1), "as of the version that we have"
     names.spoil(D, 200.1)
     assert not names.absent(D, b"x", 200.2) and names.find(D, b"b", 200.2) is None
@@ -231,15 +231,15 @@ def test_the_first_change_of_a_metaserver_follows_too(names: Names) -> None:
 
 
 def test_another_version_says_nothing(names: Names) -> None:
-    names.listed(D, 3, 149.0, {b"a": Ino(7)}, False)
-    names.listed(D, 4, 149.5, {b"b": Ino(8)}, True)
+    names.listed(D, 3, 149.0, {b"a": Ino(7)})
+    names.listed(D, 4, 149.5, {b"b": Ino(8)}, b"", True)
     assert names.find(D, b"b", 200.1) is None and not names.absent(D, b"c", 200.1)
     assert names.missed(D, 4, 150.0) == 0
     assert [names.missed(D, 3, 150.0) for _ in range(2)] == [0, 2 * AHEAD], "not of another version"
 
 
 def test_neighbours_are_learnt_as_long_as_they_are_used(names: Names) -> None:
-    names.listed(D, 3, 149.0, {b"a": Ino(7)}, False)
+    names.listed(D, 3, 149.0, {b"a": Ino(7)})
     most = [names.missed(D, 3, 150.0) for _ in range(9)]
     assert most == [0, 32, 0, 64, 0, 0, 0, 128, 0], "the first page; then less and less often"
     for _ in range(32):
@@ -254,7 +254,7 @@ def test_a_life_of_nothing_promises_nothing() -> None:
     names = Names(0.0, 0.0)
     names.promises.doubt(100.0)
     names.promises.confirmed(0, 200.0, 200.0, 0.5)
-    names.listed(D, 3, 149.0, {b"a": Ino(7)}, True)
+    names.listed(D, 3, 149.0, {b"a": Ino(7)}, b"", True)
     names.enter(D, b"a", attributes(7), 150.0, 149.0)
     assert names.find(D, b"a", 200.1) is None and not names.absent(D, b"b", 200.1)
     assert names.attributes(Ino(7), 200.1) is None
@@ -264,7 +264,7 @@ def test_folders_are_bounded_by_their_names(names: Names, monkeypatch: pytest.Mo
     monkeypatch.setattr(limits, "NAMES_CACHED", 10)
     for directory in range(20, 24):
         made = {b"%d" % number: Ino(number) for number in range(100, 104)}
-        names.listed(Ino(directory), 3, 149.0, made, True)
+        names.listed(Ino(directory), 3, 149.0, made, b"", True)
     assert [names.absent(Ino(d), b"x", 200.1) for d in range(20, 24)] == [False, False, True, True]
 
 
@@ -282,7 +282,7 @@ def test_times_that_are_forgotten_are_a_floor(
 def test_what_a_kernel_was_told_is_listed(names: Names) -> None:
     names.enter(D, b"a", attributes(7), 150.0, 149.0)
     names.enter(D, b"b", attributes(8), 150.0, 149.0, told=False)
-    names.listed(D, 3, 149.0, {b"a": Ino(7), b"b": Ino(8)}, True)
+    names.listed(D, 3, 149.0, {b"a": Ino(7), b"b": Ino(8)}, b"", True)
     assert names.names_in(D, 149.9) == [b"a"]
     assert names.find(D, b"b", 200.1) == 8
     assert names.names_in(D, 200.0) == [b"b"] and names.names_in(D, NEVER) == [b"a", b"b"]
