@@ -5,9 +5,9 @@
     blocks      block size
 
 Each series becomes rows of a Markdown table on stdout, and a plot under `--plots`; all figures go
-to `--json`.  Sizes are multiplied by `--scale`.  Directories and files are grown in the store of the
-metaserver while it is stopped, by the functions that it uses itself (`namespace`): a million names
-take minutes so, not an hour.  There the metadata has no copies, which would be filled meanwhile.
+to `--json`.  Sizes are multiplied by `--scale`.  Directories and files are grown in the store of
+the metaserver while it is stopped, by the functions that it uses itself (`namespace`): a million
+names take minutes so, not an hour.  There the metadata has no copies, which would be filled then.
 """
 
 import argparse
@@ -186,12 +186,12 @@ def files(scale: float) -> Series:
 # --- clients, servers, blocks --------------------------------------------------------------------
 
 
-def _client(top: str, number: int, times: int, begin: Any, done: Any) -> None:
-    os.mkdir(f"{top}/{number}")
+def _client(top: str, times: int, begin: Any, done: Any) -> None:
+    os.mkdir(top)
     done.put(None)
     begin.wait()
-    names = rate(times, lambda n: os.mkdir(f"{top}/{number}/d{n}"))
-    done.put((names, rate(times // 4, lambda n: _small(f"{top}/{number}/f{n}"))))
+    names = rate(times, lambda n: os.mkdir(f"{top}/d{n}"))
+    done.put((names, rate(times // 4, lambda n: _small(f"{top}/f{n}"))))
 
 
 def _small(path: str) -> None:
@@ -209,7 +209,7 @@ def clients(scale: float) -> Series:
             begin, done = multiprocessing.Event(), multiprocessing.Queue()
             workers = [
                 multiprocessing.Process(
-                    target=_client, args=(str(top), n, times // count, begin, done)
+                    target=_client, args=(f"{top}/{count}-{n}", times // count, begin, done)
                 )
                 for n in range(count)
             ]
@@ -283,6 +283,10 @@ def blocks(scale: float) -> Series:
 ALL: dict[str, Callable[[float], Series]] = {
     "directory": directory, "files": files, "clients": clients, "servers": servers, "blocks": blocks,
 }  # fmt: skip
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def table(series: Series) -> str:
