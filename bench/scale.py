@@ -281,8 +281,12 @@ def blocks(scale: float) -> Series:
 
 
 ALL: dict[str, Callable[[float], Series]] = {
-    "directory": directory, "files": files, "clients": clients, "servers": servers, "blocks": blocks,
-}  # fmt: skip
+    "directory": directory,
+    "files": files,
+    "clients": clients,
+    "servers": servers,
+    "blocks": blocks,
+}
 
 
 def _shown(value: float) -> str:
