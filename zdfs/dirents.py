@@ -6,10 +6,10 @@ name, which is most of what a listing takes.
 
 import struct
 
+from zdfs.attributes import NS
 from zdfs.ids import Ino
 from zdfs.wire import Attributes
 
-NS = 10**9
 _DIRENT = struct.Struct("=QQII")  # ino, off, namelen, type; the name follows, padded to 8 bytes
 # fuse_entry_out: nodeid, generation, entry_valid, attr_valid, the ns of both; fuse_attr: ino, size,
 # blocks, atime, mtime, ctime, the ns of them, mode, nlink, uid, gid, rdev, blksize, flags

@@ -114,9 +114,7 @@ class Names:
     ):
         self.name_life_s, self.attribute_life_s = name_life_s, attribute_life_s
         self.promises = Promises()
-        self.used = (
-            NEVER  # when something was last asked for that could be believed because of a promise
-        )
+        self.used = NEVER  # when something was last asked for that a promise could answer
         self.xattrs = Xattrs(attribute_life_s)
         self._names: OrderedDict[tuple[Ino, bytes], tuple[Ino, float]] = OrderedDict()
         self._attributes: OrderedDict[Ino, Known] = OrderedDict()

@@ -319,8 +319,8 @@ class Link:
 
     def _attend(self, volume: Attended, meta: Peer) -> None:
         dealer = self._dealer(meta)
-        answered = beaten = time.monotonic()
-        beaten -= limits.BEAT_S
+        answered = time.monotonic()
+        beaten = answered - limits.BEAT_S
         while not self._closing.is_set():
             now = time.monotonic()
             if now - answered > limits.DOWN_S:  # made anew: nothing queued may arrive later

@@ -224,8 +224,9 @@ class Meta:
     def _tell(self, session: Session, inos: list[Ino]) -> None:
         """A mount shall ask again for these."""
         mount = self.sessions.mounts.get(session)
-        for first in range(0, len(inos) if mount else 0, limits.LIST_ITEMS):
-            assert mount is not None
+        if mount is None:
+            return
+        for first in range(0, len(inos), limits.LIST_ITEMS):
             mount.told += 1
             news = tuple(inos[first : first + limits.LIST_ITEMS])
             self._push(session, wire.Changed(mount.told, news))

@@ -53,8 +53,7 @@ class Names:
         """Walk names."""
         await self._reading()
         with self.ledger.view() as view:
-            steps, number = namespace.lookup(view, request.parent, request.names)
-            version = namespace.version(view, request.parent)
+            steps, number, version = namespace.walk(view, request.parent, request.names)
         return wire.Walked(tuple(steps), number, version)
 
     async def get_attributes(self, request: wire.GetAttributes, caller: Caller) -> wire.Found:

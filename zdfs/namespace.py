@@ -88,36 +88,40 @@ def stat_inode(view: View, ino: Ino) -> Attributes:
     return attributes(ino, view.handle(ino))
 
 
-def lookup(
+def walk(
     view: View, parent: Ino, names: tuple[bytes, ...] | list[bytes]
-) -> tuple[list[Attributes], int]:
-    """Walk names, each below the one before: what was reached, and the errno that stopped it."""
+) -> tuple[list[Attributes], int, int]:
+    """Walk names, each below the one before: what was reached, the errno that stopped it, and the
+    change counter of the directory that it began in (0: there is none)."""
     steps: list[Attributes] = []
     ino = parent
     directory = view.inode(ROOT) if ino == ROOT else view.find(ino)
     if directory is None:
-        return steps, ESTALE
+        return steps, ESTALE, 0
+    version = directory.change
     for name in names:
         if not is_directory(directory):
-            return steps, ENOTDIR
+            return steps, ENOTDIR, version
         if len(name) > limits.NAME_BYTES:
-            return steps, ENAMETOOLONG
+            return steps, ENAMETOOLONG, version
         if name == b"..":
             ino = directory.parent
         elif name != b".":
             entry = view.entry(ino, name)
             if entry is None:
-                return steps, ENOENT
+                return steps, ENOENT, version
             ino = entry.ino
         directory = view.inode(ino)
         steps.append(attributes(ino, directory))
-    return steps, 0
+    return steps, 0, version
 
 
-def version(view: View, ino: Ino) -> int:
-    """The change counter of an inode; 0: there is none."""
-    found = view.find(ino)
-    return 0 if found is None else found.change
+def lookup(
+    view: View, parent: Ino, names: tuple[bytes, ...] | list[bytes]
+) -> tuple[list[Attributes], int]:
+    """What a walk reached, and the errno that stopped it."""
+    steps, number, _ = walk(view, parent, names)
+    return steps, number
 
 
 def read_link(view: View, ino: Ino) -> bytes:

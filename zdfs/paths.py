@@ -44,6 +44,8 @@ class PathVolume(Volume):
             asked = await now()
             walked = await self.contact.ask(wire.Lookup(ino, tuple(part)))
             at = await now()
+            if walked.steps:
+                self.names.listed(ino, walked.version, asked, {part[0]: walked.steps[0].ino})
             for name, attributes in zip(part, walked.steps):
                 self.names.enter(ino, name, attributes, at, asked)
                 ino = attributes.ino

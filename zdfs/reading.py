@@ -24,9 +24,7 @@ from zdfs.wire import Held
 log = logging.getLogger("zdfs.mount")
 
 MAP_PAGES = 16  # pages asked for at once: 64 MiB at the default block size
-
-
-JITTER_BYTES = 128 * limits.KIB
+JITTER_BYTES = 128 * limits.KIB  # requests of one reader may change places, two of them at most
 AHEAD_TIMES = 4  # as many bytes are read ahead as were read in a row
 
 

@@ -447,7 +447,6 @@ class Tree:
     async def _list(self, listing: Listing, index: int, plus: bool) -> None:
         """The page behind the first `index` names."""
         after, ino = listing.names[index - 1] if index else b"", listing.ino
-        asked = await now()
         reply: wire.Listing | wire.NameList
         if plus:
             request = wire.ReadDirectory(ino, after, limits.LISTING_ENTRIES)
@@ -456,6 +455,7 @@ class Tree:
             reply = listed
             page: list[Seen] = [(n, a.ino, a.mode, a) for n, a in reply.entries]
         else:
+            asked = await now()
             reply = await self.contact.ask(wire.ListNames(ino, after))
             page = [(*one, None) for one in dirnames.unpack(reply.names)]
             names = {name: found for name, found, _, _ in page}

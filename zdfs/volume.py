@@ -164,7 +164,7 @@ class Volume(Lockable):
             self._promising = self.driver.incarnation
             promises.told = beaten.told
             promises.doubt(at)
-        life_s = min(self.names.name_life_s or 0.0, self.names.attribute_life_s or 0.0)
+        life_s = min(self.names.name_life_s, self.names.attribute_life_s)
         promises.confirmed(beaten.told, sent, at, life_s)
 
     def _changed(self, inos: tuple[Ino, ...]) -> None:
@@ -333,7 +333,7 @@ class Volume(Lockable):
         at, life_s = self.driver.monotonic(), limits.CACHE_S / 2
         return self.names.xattrs.lacks(ino, name, at, life_s)
 
-    def _opened(self, opened: wire.Opened, opening: int, flags: int, asked: float = NEVER) -> int:
+    def _opened(self, opened: wire.Opened, opening: int, flags: int, asked: float) -> int:
         attributes = opened.attributes
         file = self.files.get(attributes.ino)
         at = self.driver.monotonic()

@@ -280,9 +280,8 @@ class Writer:
                     if not flight.stored or blocks + len(flight.blocks) > COMMIT_BLOCKS:
                         break
                     acked |= flight.acks.keys()
-                    without |= (
-                        self.putter.needed(file, flight) - flight.acks.keys()
-                    )  # owed, or skipped
+                    needed = self.putter.needed(file, flight)
+                    without |= needed - flight.acks.keys()  # owed, or skipped
                     if acked & without:  # a commit says of each server: it has all, or nothing
                         break
                     flights.append(flight)

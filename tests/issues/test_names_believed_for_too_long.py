@@ -213,13 +213,16 @@ def test_a_directory_that_was_changed_itself_is_known_as_before(cluster: Cluster
 
 
 def test_a_second_look_after_a_stale_open(cluster: Cluster) -> None:
-    """As the kernel has it: look up, open, and both once more; the news are late."""
+    """As the kernel has it: look up, open, and both once more; the news are late, and so is the
+    answer to the heartbeat that would tell of them."""
     a, b = cluster.mounts
     grown(a, cluster)
     parent, hear = a.do(a.volume.lookup(b"/d")).ino, a.volume.heard
     a.volume.heard = lambda message: (  # type: ignore[method-assign]
-        [] if isinstance(message, wire.Changed) else hear(message)
+        [] if isinstance(message, wire.Changed | wire.Beaten) else hear(message)
     )
+    assert look(a, b"/d/f")
+    a.volume.names.promises.until = float("inf")
     b.put(b"/x", b"two")
     b.do(b.volume.rename(b"/x", b"/d/f"))
     with pytest.raises(Posix) as stale:

@@ -95,9 +95,9 @@ def test_a_grant_that_was_returned_before_it_arrived_is_not_taken_up() -> None:
     mount.hand.answer(wire.ReturnGrant, wire.Done())
     assert returned.over
     page = wire.MapPage(PageNo(0), b"")
-    volume._opened(wire.Opened(attributes(), page, Token(7), 0, False), 1, os.O_RDWR)
+    volume._opened(wire.Opened(attributes(), page, Token(7), 0, False), 1, os.O_RDWR, 100.0)
     assert volume.files[INO].token == 0
-    volume._opened(wire.Opened(attributes(), page, Token(8), 0, False), 2, os.O_RDWR)
+    volume._opened(wire.Opened(attributes(), page, Token(8), 0, False), 2, os.O_RDWR, 100.0)
     assert volume.files[INO].token == 8
 
 
