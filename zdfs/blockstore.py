@@ -7,13 +7,13 @@
 
 Opening replays the log (`replay`), counts `boot` up and writes the state into a new segment before
 the first word.  A round's appends are written by `end_round` and synced by a thread, at once if
-anybody waits for that (`promise`); the index
-follows with each `checkpoint`.
+anybody waits for that (`promise`); the index follows with each `checkpoint`.
 
-**Compaction** copies what is live in a mostly dead segment to the end of the log, as records of the
-round underway, each verified.  A segment is deleted only by a checkpoint, when neither the index on
-disk nor the one in memory finds anything in it: so the copies are synced and the index that points
-to them is committed.  A live record whose bytes are bad is not copied and keeps its segment.
+**Compaction** copies what is live in a segment to the end of the log, as records of the round
+underway, each verified; how dead a segment must be for that depends on the room (`compacting`). A
+segment is deleted only by a checkpoint, when neither the index on disk nor the one in memory finds
+anything in it: so the copies are synced and the index that points to them is committed. A live
+record whose bytes are bad is not copied and keeps its segment.
 
 **Space** is looked up once a round (at each append when it is scarce), less what that round and
 those being synced may still take, less a reserve for compaction and the index: NoSpace comes before
@@ -27,7 +27,7 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from zdfs import checksum, disk, harming, limits, replay, schema
+from zdfs import checksum, compacting, disk, harming, limits, replay, schema
 from zdfs.chain import NO_COPIES
 from zdfs.checksum import Buffer, Seal
 from zdfs.disk import log
@@ -66,7 +66,8 @@ class LogStore:
             raise StartError(text) from error
         self._files = Files(directory)
         self._reserve = disk.share(directory, limits.DATA_RESERVE_BYTES)
-        self._segment_bytes = disk.share(directory, limits.SEGMENT_BYTES)
+        self._kept = self._reserve // limits.RESERVE_PARTS
+        self._segment_bytes = min(limits.SEGMENT_BYTES, self._kept)
         self._pending: dict[Name, Buffer] = {}  # of this round, perhaps not written yet
         self._unsynced: deque[tuple[Round, int]] = deque()
         self._room: int | None = None  # for this round, when known
@@ -281,10 +282,22 @@ class LogStore:
 
     # --- upkeep --------------------------------------------------------------------------------
 
+    def winnable(self) -> bool:
+        """Whether compaction makes room yet."""
+        dead = any(not self._index.live[number] for number in self._sealed)
+        return dead or bool(self._compacting) or self._victim(0.0) is not None
+
+    def _victim(self, free_share: float) -> int | None:
+        return compacting.victim(
+            self._sealed, self._index.live, self._stuck, compacting.worth(free_share),
+            self._free() - self._kept,
+        )  # fmt: skip
+
     def compact(self, most_bytes: int) -> bool:
-        """Move up to about `most_bytes` of live records out of a mostly dead segment."""
+        """Move up to about `most_bytes` of live records out of a segment with enough dead ones."""
         if self._compacting is None:
-            victim = self._victim()
+            space = self.space()
+            victim = self._victim(space.free_bytes / space.total_bytes)
             if victim is None:
                 return False
             self._compacting = (victim, self._live_records(victim))
@@ -308,7 +321,7 @@ class LogStore:
                 continue
             seal = Seal(entry.crc16, entry.crc32c)
             try:
-                self._append(name, seal, entry.epoch, entry.start, body, reserve=0)
+                self._append(name, seal, entry.epoch, entry.start, body, self._kept)
             except NoSpace:
                 self._stop_compacting()
                 return moved > 0
@@ -420,16 +433,6 @@ class LogStore:
             self._unsynced.popleft()
         room = min(disk.disk_free(self._directory), self._index.room_bytes())
         return room - sum(size for _, size in self._unsynced)
-
-    def _victim(self) -> int | None:
-        """The emptiest sealed segment that is less than half live, and can be emptied."""
-        live = self._index.live
-        found = [
-            (live[number] / size, number)
-            for number, size in self._sealed.items()
-            if number not in self._stuck and 0 < live[number] * 2 < size
-        ]
-        return min(found)[1] if found else None
 
     def _live_records(self, number: int) -> _Live:
         """What the index still finds in a segment; without its body where that is bad."""

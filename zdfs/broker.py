@@ -271,6 +271,7 @@ class Broker:
         """End a parked request without an answer.  It has changed nothing: traps come first."""
         assert task.caller is not None
         del self.running[_key(task.caller)]
+        task.message = None
         task.turn += 1
         task.coroutine.close()
 
@@ -280,14 +281,15 @@ class Broker:
             return
         assert self.room is not None and task.message is not None
         self.running.pop(_key(caller), None)
+        asked, task.message = task.message, None  # a timer may hold the task for a while
         try:
             if caller.head.slot != wire.NO_SLOT:
                 self.room.keep(caller.head, reply)
-            self._reply(caller, task.message, reply)
+            self._reply(caller, asked, reply)
         except BadRecord as error:
             log.error("the reply to %s can't be said: %s", task.name, error)
             reply = wire.Failed.of(Failure("the server's reply can't be said: see its log"))
-            self._reply(caller, task.message, reply)
+            self._reply(caller, asked, reply)
         except Failure as error:  # the change without its reply: neither may be committed
             raise StoreError(f"the reply to {task.name} can't be kept: {error}") from error
 

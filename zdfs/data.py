@@ -20,7 +20,7 @@ from typing import Any
 from zdfs import __version__, addresses, checksum, limits, recovery, wire
 from zdfs.calls import Peer, Trap, call, clock, notify, now, sleep, wait
 from zdfs.collecting import Collector
-from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, NoSpace, StartError
+from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, StartError
 from zdfs.errors import Unavailable
 from zdfs.healing import Healer
 from zdfs.ids import Incarnation, Round, Session, Slot
@@ -32,6 +32,8 @@ from zdfs.upkeep import Upkeep
 from zdfs.wire import Held, State
 
 log = logging.getLogger("zdfs.data")
+
+HEADERS_BYTES = limits.KIB  # what a block costs beside its bytes: a header, entries of the index
 
 
 class Data:
@@ -54,6 +56,7 @@ class Data:
         self.scrubber = Scrubber(self.healer)
         self.mirror = None if copy is None else Mirror(store, copy)
         self.collector = Collector(self.healer)
+        self.upkeep = Upkeep(self.healer)
         self.note = "waiting for the metaserver"
         self.welcomed = False  # since this start
         self.met: float | None = None  # when what the metaserver last answered was asked
@@ -99,7 +102,7 @@ class Data:
             *(self.mirror.tasks() if self.mirror else ()),
             ("collect", self.collector.collect()),
             *self.scrubber.tasks(),
-            *Upkeep(self.healer).tasks(),
+            *self.upkeep.tasks(),
         ]
 
     # --- requests ------------------------------------------------------------------------------
@@ -124,9 +127,7 @@ class Data:
         self._ours(request.cluster)
         if len(request.data) != len(request.blocks):
             raise BadMessage(f"{len(request.data)} frames for {len(request.blocks)} blocks")
-        needed = sum(len(data) for data in request.data)
-        if needed > self.store.space().free_bytes:
-            raise NoSpace(f"{self.healer.here} is full", (self.slot,))
+        await self.upkeep.room_for(sum(len(data) + HEADERS_BYTES for data in request.data))
         for block, data in zip(request.blocks, request.data):
             if len(data) != block.length or checksum.seal(block.name, data) != block.seal:
                 raise BadMessage(f"{block.name} arrived damaged: its seal does not match")
@@ -314,7 +315,7 @@ class Data:
             self.note = note
             self._tended(False)
             return
-        self.met = asked
+        self.met = self.healer.heard_at = asked
         self.ticket = told.ticket
         if told.granted and not told.refused:  # recorded
             while self.healer.first_event < request.first_event + len(events):

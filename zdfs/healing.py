@@ -62,6 +62,7 @@ class Healer:
         self.held_up = False  # a source was silent or the disk full: what is missing isn't lost
         self.lost = 0  # blocks that nobody has
         self.drops_ready = 0
+        self.heard_at = float("-inf")  # when that was asked for that was answered last
         self.progress: recovery.Progress | None = None
         self.sources = recovery.Sources()
         self.used_at = -BUSY_S  # when a read or a write of somebody's was last asked for here

@@ -59,7 +59,7 @@ class Index:
         except (lmdb.Error, OSError) as error:
             raise Distrust(f"can't be opened: {error}") from error
         self._directory = directory
-        reserve = disk.share(directory, limits.DATA_RESERVE_BYTES)
+        reserve = disk.share(directory, limits.DATA_RESERVE_BYTES) // limits.RESERVE_PARTS
         self._batch = max(64, reserve // _CHANGE_PAGES_BYTES)
         self._reader: Records | None = None
         self._txn: disk.Txn = None

@@ -154,7 +154,11 @@ class BlockStore(RoundStore, Protocol):
         ...
 
     def compact(self, most_bytes: int) -> bool:
-        """Move some live records out of a mostly dead segment; False: nothing to do."""
+        """Move some live records out of a segment with dead ones; False: nothing to do."""
+        ...
+
+    def winnable(self) -> bool:
+        """Whether compaction, or the next checkpoint, makes room yet."""
         ...
 
     def rebuild_index(self) -> None:

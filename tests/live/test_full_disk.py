@@ -206,6 +206,49 @@ def test_a_full_dataserver(
     cluster.unmount(cold)
 
 
+# Overwrites blocks of a file at random, COUNT of them; prints what each holds then.
+OVERWRITE = """
+import json, os, random, sys
+path, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+fd = os.open(path, os.O_WRONLY)
+blocks = os.fstat(fd).st_size // size
+held = {}
+for n in range(count):
+    block = random.randrange(blocks)
+    held[block] = n
+    os.pwrite(fd, n.to_bytes(8, "big") * (size // 8), block * size)
+    if n % 256 == 255:
+        os.fsync(fd)
+os.fsync(fd)
+print(json.dumps([list(held.items()), 0]))
+"""
+
+
+@pytest.mark.timeout(240)
+def test_stores_that_are_nearly_full_are_overwritten_for_long(
+    clusters: list[Cluster], tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """What was overwritten is won back before anybody is told that the disk is full."""
+    stores = {slot: small_disk(DISK_BYTES) / "store" for slot in range(4)}
+    cluster = Cluster(tmp_path, 4, stores=stores)
+    clusters.append(cluster)
+    mount = cluster.start().mount()
+    room = os.statvfs(mount)
+    blocks = int(room.f_bavail * room.f_frsize * 0.7) // BLOCK
+    shell(f"head -c {blocks * BLOCK} /dev/zero > {mount}/old")
+    held, number = run(OVERWRITE, mount / "old", blocks * 2, BLOCK)
+    assert number == 0 and isinstance(held, list)
+    cluster.unmount(mount)
+    cold = cluster.mount("cold")
+    shell(f"cat {cold}/old > {tmp_path}/seen")
+    seen = (tmp_path / "seen").read_bytes()
+    for block, value in held:
+        assert seen[block * BLOCK : (block + 1) * BLOCK] == value.to_bytes(8, "big") * (
+            BLOCK // 8
+        ), block
+    cluster.unmount(cold)
+
+
 @pytest.mark.timeout(240)
 def test_a_full_metaserver(
     clusters: list[Cluster], tmp_path: Path, small_disk: Callable[[int], Path]

@@ -493,6 +493,6 @@ def test_a_small_disk_has_small_segments_and_a_small_reserve(tmp_path: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "statvfs", small)
         store = LogStore(tmp_path / "d", SLOT)
-        assert store._segment_bytes == store._reserve == 4 * limits.MIB
+        assert store._reserve == 4 * limits.MIB and store._segment_bytes == limits.MIB
         assert 58 * limits.MIB < store.space().free_bytes < 64 * limits.MIB
         store.close()

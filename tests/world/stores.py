@@ -361,6 +361,10 @@ class MemoryBlockStore:
     def oldest_unsynced_s(self) -> float:
         return self.stuck_s
 
+    def winnable(self) -> bool:
+        """Nothing dead stays here."""
+        return False
+
     def compact(self, most_bytes: int) -> bool:
         return False
 
