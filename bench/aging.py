@@ -125,6 +125,6 @@ def _rebuilt(made: Cluster) -> float:
 def _scrubbed(made: Cluster, gib: float) -> float:
     """Bytes of all copies, read and checked."""
     began = time.monotonic()
-    done = made.command("zdfs", "scrub", "--meta", made.meta_port, timeout=3600)
+    done = made.command("zdfs", "scrub", "--now", "--meta", made.meta_port, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     return gib * limits.GIB * limits.REPLICAS / 1e6 / (time.monotonic() - began)

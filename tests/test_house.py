@@ -23,7 +23,7 @@ SEAMS = {"broker", "mount", "cli", "link"}  # law 5: these may catch everything
 # Law 1: who may import what touches the world.
 STORES = {"store", "blockstore", "index", "replay", "log", "disk"}
 COMMANDS = {"cli", "admin", "up", "describe", "fsck", "corrupt", "scrub", "watch", "why", "drill"}
-COMMANDS |= {"nodes"}
+COMMANDS |= {"nodes", "checkup"}
 DRIVERS = {"broker", "link", "listener"}
 KERNEL = {"mount", "kernel", "insight", "watchers", "workers", "starting"}
 DOORS = {

@@ -18,9 +18,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from zdfs import __version__, addresses, admin, checksum, drill, findings, fsck, impact, kernel
-from zdfs import limits, metacommand, owing, progress, scrub, starting, succession, visiting, watch
-from zdfs import why, wire
+from zdfs import __version__, addresses, admin, checkup, checksum, drill, findings, fsck, impact
+from zdfs import kernel, limits, metacommand, owing, progress, scrub, starting, succession
+from zdfs import visiting, watch, why, wire
 from zdfs.blockstore import LogStore
 from zdfs.broker import Broker
 from zdfs.calls import Peer, call
@@ -391,6 +391,7 @@ def _zdfs(arguments: Sequence[str]) -> int:
     watch.options(commands)
     impact.options(commands)
     why.options(commands)
+    checkup.options(commands)
     drill.options(commands)
     faults = commands.add_parser("faults", help="faults on purpose (needs --faults on the node)")
     kinds = faults.add_subparsers(dest="fault", required=True, metavar="skip")
@@ -465,6 +466,7 @@ DOERS = {
     "watch": watch.command,
     "impact": impact.command,
     "why": why.command,
+    "health": checkup.command,
     "drill": drill.command,
     "meta": metacommand.command,
     **owing.DOERS,

@@ -113,6 +113,7 @@ class Data:
         return wire.Identity(
             wire.Role.DATA, __version__, state.cluster, state.uuid, self.slot, self.healer.state,
             self.faults, addresses.host_id(), self.meta, self.note,
+            await clock(),
         )  # fmt: skip
 
     def _ours(self, cluster: bytes) -> None:

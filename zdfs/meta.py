@@ -259,7 +259,7 @@ class Meta:
         return wire.Identity(
             wire.Role.META, __version__, ours.uuid if ours else b"", self.ledger.uuid, Slot(0),
             State.SERVING if self.members.granted else State.JOINING, self.faults,
-            addresses.host_id(), "", self.members.note,
+            addresses.host_id(), "", self.members.note, await clock(),
         )  # fmt: skip
 
     async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:

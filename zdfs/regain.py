@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any
 
 from zdfs import __version__, addresses, chain, cluster, copies, limits, schema, wire
-from zdfs.calls import Ask, Peer, Trap, call, call_all, now, sleep
+from zdfs.calls import Ask, Peer, Trap, call, call_all, clock, now, sleep
 from zdfs.chain import NO_COPIES, Change, Head
 from zdfs.copied import CopiedStore, Tally
 from zdfs.copies import elected
@@ -129,7 +129,7 @@ class Regain:
         """Who is here."""
         return wire.Identity(
             wire.Role.META, __version__, self._cluster(), self.uuid, Slot(0), State.JOINING,
-            self.faults, addresses.host_id(), "", self.note,
+            self.faults, addresses.host_id(), "", self.note, await clock(),
         )  # fmt: skip
 
     async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:

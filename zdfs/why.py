@@ -63,7 +63,7 @@ def why(link: Link, subject: str | None, meta: str | None) -> dict[str, Any]:
         raise StartError(f"there is no process {pid} here (a file of that name: ./{pid})")
     seen = see(_sources(meta))
     address = addresses.parse(meta or _meta_of(threads, seen) or visiting.META)
-    facts = Facts(address, _status(link, address), mounts=tuple(seen))
+    facts = Facts(address, status(link, address), mounts=tuple(seen))
     if pid is None:
         facts = replace(facts, disputed=_disputed(link, facts, Ino(0)))
         return _shown("everything", facts, _calls(facts.mounts), [], [])
@@ -83,7 +83,7 @@ def _of_path(link: Link, subject: str, meta: str | None) -> dict[str, Any]:
     path, source = visiting.inside(subject, None)
     seen = see(_sources(meta or source))
     address = addresses.parse(meta or source or visiting.META)
-    facts = Facts(address, _status(link, address), mounts=tuple(seen))
+    facts = Facts(address, status(link, address), mounts=tuple(seen))
     ino = None
     if facts.status is not None and not facts.status.note:
         ino = _find(link, address, path)
@@ -158,12 +158,13 @@ def _calls(mounts: Sequence[Seen]) -> list[wire.Underway]:
     return [one for mount in mounts if mount.said is not None for one in mount.said.calls]
 
 
-def _status(link: Link, meta: str) -> wire.Status | None:
+def status(link: Link, meta: str) -> wire.Status | None:
+    """What the metaserver says; None: nothing."""
     try:
-        status: wire.Status = link.run(call(Peer(meta), wire.GetStatus()))
+        found: wire.Status = link.run(call(Peer(meta), wire.GetStatus()))
     except Failure:
         return None
-    return status
+    return found
 
 
 def _disputed(link: Link, facts: Facts, ino: Ino) -> wire.Disputed | None:
