@@ -66,7 +66,7 @@ class LogStore:
             raise StartError(text) from error
         self._files = Files(directory)
         self._reserve = disk.share(directory, limits.DATA_RESERVE_BYTES)
-        self._kept = self._reserve // limits.RESERVE_PARTS
+        self._kept = self._spared = self._reserve // limits.RESERVE_PARTS
         self._segment_bytes = min(limits.SEGMENT_BYTES, self._kept)
         self._pending: dict[Name, Buffer] = {}  # of this round, perhaps not written yet
         self._unsynced: deque[tuple[Round, int]] = deque()
@@ -119,8 +119,8 @@ class LogStore:
 
     @property
     def large(self) -> bool:
-        """The broker's budget of bytes bounds a round."""
-        return False
+        """Whether this round would make its segment too large to be moved."""
+        return self._log.pending_bytes >= self._segment_bytes
 
     def safe(self, synced: bool, change: bool) -> Round:
         """Replies that promise no disk report nothing that needs one."""
@@ -288,16 +288,16 @@ class LogStore:
         return dead or bool(self._compacting) or self._victim(0.0) is not None
 
     def _victim(self, free_share: float) -> int | None:
-        return compacting.victim(
-            self._sealed, self._index.live, self._stuck, compacting.worth(free_share),
-            self._free() - self._kept,
-        )  # fmt: skip
+        room, most = self._free(), compacting.worth(free_share)
+        self._spared = min(self._kept, max(0, room) // 2)  # with little left, what moves little
+        found = self._sealed, self._index.live, self._stuck
+        return compacting.victim(*found, most, room - self._spared)
 
-    def compact(self, most_bytes: int) -> bool:
+    def compact(self, most_bytes: int, scarce: bool = False) -> bool:
         """Move up to about `most_bytes` of live records out of a segment with enough dead ones."""
         if self._compacting is None:
             space = self.space()
-            victim = self._victim(space.free_bytes / space.total_bytes)
+            victim = self._victim(0.0 if scarce else space.free_bytes / space.total_bytes)
             if victim is None:
                 return False
             self._compacting = (victim, self._live_records(victim))
@@ -321,7 +321,7 @@ class LogStore:
                 continue
             seal = Seal(entry.crc16, entry.crc32c)
             try:
-                self._append(name, seal, entry.epoch, entry.start, body, self._kept)
+                self._append(name, seal, entry.epoch, entry.start, body, self._spared)
             except NoSpace:
                 self._stop_compacting()
                 return moved > 0

@@ -51,7 +51,7 @@ Key = tuple[bytes, int, int]
 class Task:
     """A coroutine being driven for a room; `caller` is None for background tasks."""
 
-    __slots__ = ("coroutine", "caller", "message", "deadline", "name", "turn", "room")
+    __slots__ = ("coroutine", "caller", "message", "deadline", "name", "turn", "room", "closed")
 
     def __init__(
         self, coroutine: Coroutine[Trap, Any, Any], caller: Caller | None, name: str, room: Room
@@ -60,6 +60,7 @@ class Task:
         self.message: wire.Message | None = None
         self.deadline = float("inf")
         self.turn = 0  # counts resumptions: a timer of an earlier park is void
+        self.closed = False  # without an answer; it may still stand among the ready ones
 
 
 class Calls:
@@ -196,6 +197,8 @@ class Broker:
     def _run_ready(self) -> None:
         while self.ready:
             task, value, error = self.ready.popleft()
+            if task.closed:
+                continue
             if task.room is self.room:
                 self._step(task, value, error)
             else:  # of a room that has ended
@@ -271,7 +274,7 @@ class Broker:
         """End a parked request without an answer.  It has changed nothing: traps come first."""
         assert task.caller is not None
         del self.running[_key(task.caller)]
-        task.message = None
+        task.message, task.closed = None, True
         task.turn += 1
         task.coroutine.close()
 

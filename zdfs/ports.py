@@ -153,12 +153,13 @@ class BlockStore(RoundStore, Protocol):
         """How long the oldest round has been waiting for its sync; 0.0: none is."""
         ...
 
-    def compact(self, most_bytes: int) -> bool:
-        """Move some live records out of a segment with dead ones; False: nothing to do."""
+    def compact(self, most_bytes: int, scarce: bool = False) -> bool:
+        """Move some live records out of a segment with dead ones; False: nothing to do.  `scarce`:
+        somebody waits for room."""
         ...
 
     def winnable(self) -> bool:
-        """Whether compaction, or the next checkpoint, makes room yet."""
+        """Whether `compact`, `scarce`, or the next checkpoint makes room yet."""
         ...
 
     def rebuild_index(self) -> None:

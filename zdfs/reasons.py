@@ -226,7 +226,8 @@ def _servers(facts: Facts) -> Iterator[Reason]:
         elif member.state is not State.DOWN and server.health.free_bytes < limits.BLOCK_BYTES:
             yield Reason(
                 "full",
-                f"dataserver {shown} (slot {member.slot}) is full: what needs room fails (ENOSPC)",
+                f"dataserver {shown} (slot {member.slot}) is full: what needs room waits "
+                "for what was overwritten to be cleared away, and fails (ENOSPC) if nothing was",
                 None,
                 "delete files, or give its disk more room; no restart is needed",
             )

@@ -10,12 +10,14 @@ from zdfs.calls import Condition, Trap, call, notify, now, sleep, wait
 from zdfs.errors import Failure, NoSpace, Unavailable
 from zdfs.healing import Healer
 from zdfs.ids import Name, Round
+from zdfs.ports import Space
 
 log = logging.getLogger("zdfs.data")
 
 ROOM_S = 4.0  # a write waits here for room so long; then it is sent again
+HELD_BYTES = 64 * limits.MIB  # of writes that wait here: the others are sent away
 SHORT_S = 0.03  # while somebody waits for room, it is made so often
-HOPE_S = 1.5  # so long after what was overwritten, the metaserver has let go of it
+HOPE_S = 1.2  # so long after what was overwritten, the metaserver has let go of it
 SAID_S = 60.0  # an event of it so often
 ROOM_AGAIN = 100  # a full disk has room again once a hundredth of it is free: else it would flutter
 
@@ -26,12 +28,14 @@ class Upkeep:
     def __init__(self, healer: Healer):
         self.healer, self.store = healer, healer.store
         self.full = False  # as was last said
-        self.scarce_since: float | None = None  # since when writes find no room
         self._said_scarce = float("-inf")
         self.short = Condition()  # somebody waits for room
         self.won = Condition()  # there may be more
         self._waiting = 0
-        self._dropped_at = float("-inf")  # when the metaserver last let go of something here
+        self._moved_at = float("-inf")  # when something came, or was let go of that was here
+        self._held = 0  # bytes of those that wait
+        self.room = 0  # what they may take, as of the last checkpoint
+        self.winnable = True  # whether there will be more
 
     def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
         """What runs beside the requests."""
@@ -53,8 +57,10 @@ class Upkeep:
                 await sleep(limits.RETRY_S)
                 continue
             for item in drops.items:
-                self.store.drop(_names(item))
-                self._dropped_at = self.healer.heard_at
+                names = _names(item)
+                if any(self.healer.find(name) for name in names):
+                    self._moved_at = max(self._moved_at, self.healer.heard_at)
+                self.store.drop(names)
             if drops.items:
                 await self._durably(self.store.round)
             elif drops.through <= state.dropped:
@@ -80,7 +86,7 @@ class Upkeep:
                 await wait(self.short, limits.CHECKPOINT_S)
             self._checkpoint()
             done = await now()
-            while self.store.compact(limits.BATCH_BYTES):
+            while self.store.compact(limits.BATCH_BYTES, scarce=self._waiting > 0):
                 await sleep(0.01)
                 at = await now()
                 if at - done >= (SHORT_S if self._waiting else limits.CHECKPOINT_S):
@@ -91,41 +97,54 @@ class Upkeep:
         if self._waiting:  # also for the sync that lets go of what was emptied
             self.store.promise(self.store.round)
         self.store.checkpoint()
-        self._tell_room()
-        notify(self.won)
+        space = self.store.space()
+        self._tell_room(space)
+        if self._waiting:
+            self.room, self.winnable = space.free_bytes, self.store.winnable()
+            notify(self.won)
 
     async def room_for(self, needed: int) -> None:
         """Return when so many bytes may be stored.  What is overwritten stays for readers, then in
         its segment, until that is emptied: as long as any of it is coming back, a write waits.
-        NoSpace: none is.  Unavailable: it takes longer than its sender has patience."""
-        began: float | None = None
-        while needed > self.store.space().free_bytes:
-            at = await now()
-            began = at if began is None else began
-            if self.scarce_since is not None and not self._hopeful(self.scarce_since):
+        NoSpace: none is.  Unavailable: it takes longer than its sender has patience, or there is
+        no memory to wait in."""
+        if needed <= self.store.space().free_bytes:
+            self._moved_at = self.healer.used_at
+            return
+        if self._waiting and self._held + needed > HELD_BYTES:
+            raise Unavailable("others wait for room here already: its disk is nearly full")
+        began = await now()
+        self._waiting, self._held = self._waiting + 1, self._held + needed
+        try:
+            self._tell_short(began)
+            notify(self.short)
+            await self._room_since(began, needed)
+        finally:
+            self._waiting, self._held = self._waiting - 1, self._held - needed
+
+    async def _room_since(self, began: float, needed: int) -> None:
+        """What was overwritten in the last moments is the metaserver's to let go of: only its word,
+        of a time when it would have, and what it let go of until then, end hope; and only after a
+        while in which nothing moved here: what was stored may be committed, and then frees more."""
+        told: int | None = None
+        while await now() - began < ROOM_S:
+            if not await wait(self.won, limits.CHECKPOINT_S):
+                continue
+            if needed <= self.room and needed <= self.store.space().free_bytes:
+                self.room -= needed
+                self._moved_at = await now()
+                return
+            if self.healer.heard_at < max(began, self._moved_at) + HOPE_S:
+                told = None
+                continue
+            told = self.healer.drops_ready if told is None else told
+            if not self.winnable and self.store.state.dropped >= told:
                 self._tell_full()
                 raise NoSpace(f"{self.healer.here} is full", (self.healer.slot,))
-            if at - began > ROOM_S:
-                raise Unavailable("is clearing away what was overwritten: its disk is nearly full")
-            self._waiting += 1
-            self._tell_short(at)
-            notify(self.short)
-            try:
-                await wait(self.won, limits.CHECKPOINT_S)
-            finally:
-                self._waiting -= 1
-
-    def _hopeful(self, since: float) -> bool:
-        """Whether there will be more room than now.  What was overwritten in the last moments is
-        the metaserver's to let go of: only its word, of a time when it would have, ends hope."""
-        underway = self.healer.drops_ready > self.store.state.dropped
-        told = self.healer.heard_at >= max(since, self._dropped_at) + HOPE_S
-        return underway or self.store.winnable() or not told
+        raise Unavailable("is clearing away what was overwritten: its disk is nearly full")
 
     def _tell_short(self, at: float) -> None:
         """An event when writes begin to wait for room."""
-        if self.scarce_since is None:
-            self.scarce_since = at
         if at - self._said_scarce >= SAID_S:
             self._said_scarce = at
             text = "the disk is nearly full: writes wait until what was overwritten is cleared away"
@@ -137,13 +156,10 @@ class Upkeep:
             self.full = True
             self.healer.say("full", "the disk is full: what would grow is refused; deleting helps")
 
-    def _tell_room(self) -> None:
+    def _tell_room(self, space: Space) -> None:
         """An event when a disk that was full has room again."""
-        space = self.store.space()
-        if not space.free_bytes or space.free_bytes * ROOM_AGAIN < space.total_bytes:
-            return
-        self.scarce_since = None
-        if self.full:
+        enough = space.free_bytes > 0 and space.free_bytes * ROOM_AGAIN >= space.total_bytes
+        if self.full and enough:
             self.full = False
             self.healer.say("room", f"the disk has room again: {space.free_bytes} bytes")
 

@@ -365,7 +365,7 @@ class MemoryBlockStore:
         """Nothing dead stays here."""
         return False
 
-    def compact(self, most_bytes: int) -> bool:
+    def compact(self, most_bytes: int, scarce: bool = False) -> bool:
         return False
 
     def rebuild_index(self) -> None:

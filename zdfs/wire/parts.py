@@ -292,7 +292,7 @@ class Identity(Reply):
     host: A[bytes, Length(0, 64)]
     meta: A[str, Length(0, limits.ADDRESS_BYTES)]  # where a dataserver's metaserver is
     note: Text  # why it isn't serving
-    clock_ns: A[int, U64] = 0  # its time as it answers
+    clock_ns: int = 0  # its time as it answers
 
 
 @message(4)
