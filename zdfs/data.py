@@ -20,7 +20,7 @@ from typing import Any
 from zdfs import __version__, addresses, checksum, limits, recovery, wire
 from zdfs.calls import Peer, Trap, call, clock, notify, now, sleep, wait
 from zdfs.collecting import Collector
-from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, StartError
+from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, NoSpace, StartError
 from zdfs.errors import Unavailable
 from zdfs.healing import Healer
 from zdfs.ids import Incarnation, Round, Session, Slot
@@ -128,7 +128,19 @@ class Data:
         self._ours(request.cluster)
         if len(request.data) != len(request.blocks):
             raise BadMessage(f"{len(request.data)} frames for {len(request.blocks)} blocks")
-        await self.upkeep.room_for(sum(len(data) + HEADERS_BYTES for data in request.data))
+        needed, refused = sum(len(data) + HEADERS_BYTES for data in request.data), False
+        while True:
+            await self.upkeep.room_for(needed, refused)
+            try:
+                self._store(request)
+                break
+            except NoSpace:  # the disk's file system has taken some for itself meanwhile
+                refused = True
+        state = self.store.state
+        return wire.Stored(state.uuid, state.life, self.store.boot, self.store.round)
+
+    def _store(self, request: wire.Put) -> None:
+        """What is here already is left as it is."""
         for block, data in zip(request.blocks, request.data):
             if len(data) != block.length or checksum.seal(block.name, data) != block.seal:
                 raise BadMessage(f"{block.name} arrived damaged: its seal does not match")
@@ -138,8 +150,6 @@ class Data:
                 raise BadMessage(f"{block.name} stands here with other content")
             if entry is None or not self.healer.whole(block.name):
                 self.store.append(block.name, block.seal, block.epoch, block.start, data)
-        state = self.store.state
-        return wire.Stored(state.uuid, state.life, self.store.boot, self.store.round)
 
     async def get(self, request: wire.Get, caller: Caller) -> wire.Got:
         """Read versions; what isn't whole is repaired if the reader wants that."""

@@ -103,12 +103,14 @@ class Upkeep:
             self.room, self.winnable = space.free_bytes, self.store.winnable()
             notify(self.won)
 
-    async def room_for(self, needed: int) -> None:
-        """Return when so many bytes may be stored.  What is overwritten stays for readers, then in
-        its segment, until that is emptied: as long as any of it is coming back, a write waits.
-        NoSpace: none is.  Unavailable: it takes longer than its sender has patience, or there is
-        no memory to wait in."""
-        if needed <= self.store.space().free_bytes:
+    async def room_for(self, needed: int, refused: bool = False) -> None:
+        """Return when so many bytes may be stored; `refused`: that was said, and was not so.
+
+        What is overwritten stays for readers, then in its segment, until that is emptied: as long
+        as any of it is coming back, a write waits.  NoSpace: none is.  Unavailable: it takes longer
+        than its sender has patience, or there is no memory to wait in.
+        """
+        if not refused and needed <= self.store.space().free_bytes:
             self._moved_at = self.healer.used_at
             return
         if self._waiting and self._held + needed > HELD_BYTES:

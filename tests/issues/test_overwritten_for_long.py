@@ -233,6 +233,31 @@ def test_others_who_overwrite_elsewhere_do_not_keep_hope_up() -> None:
     assert outcome(data, False, tick) is NoSpace
 
 
+def test_a_file_system_that_takes_some_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room, and then there is not: the write waits, as if there had been none."""
+    data = dataserver()
+    real, refusals = data.store.append, [NoSpace("the disk is full")] * 2
+
+    def append(*words: Any, **more: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        real(*words, **more)
+
+    monkeypatch.setattr(data.store, "append", append)
+    coroutine = data.put(_put(data), CALLER)
+    value: Any = None
+    waits = 0
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            trap = coroutine.send(value)
+            value = 100.0 if isinstance(trap, Now) else True
+            if isinstance(trap, Wait):
+                waits += 1
+                data.upkeep._checkpoint()
+    assert isinstance(ended.value.value, wire.Stored) and waits == 2
+    assert data.store.find(NAME) is not None and not data.upkeep._waiting
+
+
 def test_those_who_wait_fit_the_memory() -> None:
     data = dataserver()
     data.upkeep._waiting, data.upkeep._held = 5, HELD_BYTES
