@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench import rebuild
-from bench.series import PIECE, Series, cluster, forget_pages
+from bench.series import PIECE, Series, cluster, forget_pages, write_synced
 from tests.live.cluster import Cluster
 from zdfs import limits
 
@@ -49,7 +49,7 @@ def aged(scale: float) -> Series:
             path = made.mount() / "aged"
             room = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
             mib = round(room * FILLED / limits.MIB)
-            fresh = _write(path, mib)
+            fresh = write_synced(path, mib)
             for times in range(OVERWRITTEN + 1):
                 rate = _overwrite(path, mib, dice, mib if times else STRIDE)
                 for what, value in {
@@ -61,16 +61,6 @@ def aged(scale: float) -> Series:
                     lines.setdefault(what, []).append((times + 1, value))
                 print(times, {k: v[-1] for k, v in lines.items()}, file=sys.stderr, flush=True)
     return Series("A store that ages, 80 % full", "times written", lines)
-
-
-def _write(path: Path, mib: int) -> float:
-    began = time.monotonic()
-    with path.open("wb") as file:
-        for _ in range(mib):
-            file.write(PIECE)
-        file.flush()
-        os.fsync(file.fileno())
-    return mib * limits.MIB / 1e6 / (time.monotonic() - began)
 
 
 def _overwrite(path: Path, mib: int, dice: random.Random, amount: int) -> float:

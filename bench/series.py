@@ -62,6 +62,17 @@ def volume(made: Cluster) -> Iterator[tuple[Link, PathVolume]]:
         link.close()
 
 
+def write_synced(path: Path, mib: int) -> float:
+    """MB/s of a new file, in order, with one fsync."""
+    began = time.monotonic()
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(PIECE)
+        file.flush()
+        os.fsync(file.fileno())
+    return mib * limits.MIB / 1e6 / (time.monotonic() - began)
+
+
 def forget_pages() -> None:
     """The kernel's, of every file: what is read next comes from servers and disks."""
     os.sync()

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.series import PIECE, TIMES, Series, cluster, forget_pages, rate, volume
+from bench.series import PIECE, TIMES, Series, cluster, forget_pages, rate, volume, write_synced
 from tests.live.cluster import Cluster
 from zdfs import limits, writing
 
@@ -56,13 +56,7 @@ def clients(scale: float) -> Series:
 def _stream(top: Path, mib: int) -> tuple[float, float]:
     """MB/s of a write with one fsync, and of a cold read."""
     path = top / "stream"
-    began = time.monotonic()
-    with path.open("wb") as file:
-        for _ in range(mib):
-            file.write(PIECE)
-        file.flush()
-        os.fsync(file.fileno())
-    written = mib * limits.MIB / 1e6 / (time.monotonic() - began)
+    written = write_synced(path, mib)
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     began = time.monotonic()
