@@ -7,7 +7,10 @@
 # make sim    simulated clusters under every kind of fault, on SEEDS=20 seeds;
 #             make replay SEED=N LIFE=KIND tells a life, make sim-coverage says what they reach
 # make chaos  real faults on real processes, all of them; rewrites their table in docs/TESTING.md
+# make fuzz   MINUTES=10 of messages that are nearly right, led by what they reach
 # make mutants  plants mistakes in a copy and sees a test turn red, ONLY="7 14b" or all
+# make man    manual pages and completions, in build/manual
+# make deb    a Debian package of all of it, in build/deb
 # make format black, over everything               make clean   remove what make made
 #
 # A fresh machine needs python3 and make; .ci/setup gets the rest, and takes the fastest of python3
@@ -15,11 +18,11 @@
 
 SHELL := /bin/bash
 VENV := .venv/bin/python
-SOURCES := zdfs tests $(wildcard bench)
+SOURCES := zdfs tests contrib $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 LIVES := 60
 
-.PHONY: run test check lint live sim replay sim-coverage mutants soak chaos bench race scale docs format clean
+.PHONY: run test check lint live sim replay sim-coverage mutants fuzz fuzz-corpus soak chaos bench race scale docs man deb format clean
 .NOTPARALLEL:
 
 .venv/.ready: setup.cfg .ci/setup
@@ -75,6 +78,19 @@ sim-coverage: .venv/.ready
 mutants: .venv/.ready
 	$(VENV) -m tests.mutants $(ONLY)
 
+# What breaks is saved in tests/fuzz/crashes, where a test plays it from then on.
+.venv/.fuzz: .venv/.ready
+	$(VENV) -m pip --disable-pip-version-check install -q --use-pep517 -e '.[fuzz]'
+	@touch $@
+
+fuzz: MINUTES := 10
+fuzz: .venv/.fuzz
+	$(VENV) -m tests.fuzz run decode --seconds $$(($(MINUTES) * 15))
+	$(VENV) -m tests.fuzz run dispatch --seconds $$(($(MINUTES) * 45))
+
+fuzz-corpus: .venv/.ready
+	$(VENV) -m tests.fuzz corpus
+
 bench: .venv/.ready
 	$(VENV) -m bench
 
@@ -90,6 +106,13 @@ scale: .venv/.ready
 
 docs: .venv/.ready
 	$(VENV) -m zdfs.describe
+
+man: .venv/.ready
+	$(VENV) -m contrib.manual build/manual
+
+# with the libraries of .venv, for its interpreter's version, which must be the distribution's
+deb: .venv/.ready
+	$(VENV) -m contrib.package build/deb
 
 format: .venv/.ready
 	$(VENV) -m black -q --line-length 100 $(SOURCES)

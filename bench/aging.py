@@ -7,11 +7,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bench import rebuild
-from bench.series import PIECE, Series, cluster, forget_pages, write_synced
+from bench.series import PIECE, Series, cluster, forget_pages, processor_s, write_synced
+from bench.series import written_bytes
 from tests.live.cluster import Cluster
 from zdfs import limits
 
@@ -51,9 +52,14 @@ def aged(scale: float) -> Series:
             mib = round(room * FILLED / limits.MIB)
             fresh = write_synced(path, mib)
             for times in range(OVERWRITTEN + 1):
-                rate = _overwrite(path, mib, dice, mib if times else STRIDE)
+                amount = mib if times else STRIDE
+                before = _spent(made)
+                rate = _overwrite(path, mib, dice, amount)
+                wrote, worked = (now - was for now, was in zip(_spent(made), before))
                 for what, value in {
                     "overwrite at random, 64 KiB, MB/s": rate,
+                    "written by a server, of what came": wrote / (amount * limits.MIB * 3),
+                    "processors, all processes, ms/MB": worked * 1e9 / (amount * limits.MIB),
                     "read in order, MB/s": _read(path, mib),
                     "on disk, of what is live": _stored(stores) / (mib * limits.MIB * 3),
                     "written once, MB/s": fresh,
@@ -61,6 +67,13 @@ def aged(scale: float) -> Series:
                     lines.setdefault(what, []).append((times + 1, value))
                 print(times, {k: v[-1] for k, v in lines.items()}, file=sys.stderr, flush=True)
     return Series("A store that ages, 80 % full", "times written", lines)
+
+
+def _spent(made: Cluster) -> tuple[float, float]:
+    """Bytes that dataservers wrote, and seconds of processors that everybody used."""
+    servers = [node for name, node in made.nodes.items() if name.startswith("data")]
+    everybody = [*made.nodes.values(), *made.mounts.values()]
+    return sum(map(written_bytes, servers)), sum(map(processor_s, everybody))
 
 
 def _overwrite(path: Path, mib: int, dice: random.Random, amount: int) -> float:
@@ -87,9 +100,12 @@ def _read(path: Path, mib: int) -> float:
 
 
 def _stored(stores: dict[int, Path]) -> int:
-    """Bytes of all segments."""
-    segments = [path for store in stores.values() for path in store.glob("segment-*.log")]
-    return sum(path.stat().st_size for path in segments)
+    """Bytes of all segments; what is deleted while we look is none."""
+    total = 0
+    for path in (path for store in stores.values() for path in store.glob("segment-*.log")):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def repair(scale: float) -> Series:

@@ -17,6 +17,8 @@ COLOURS = {
     "moosefs": "#8a5fbf",
     "zdfs": "#0b6bcb",
     "unsynced": "#7fb6ee",
+    "keyed": "#0a8f7a",
+    "writeback": "#d0487e",
     "local": "#8a8a8a",
 }
 INK, PALE = "#222222", "#dddddd"

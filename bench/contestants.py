@@ -93,6 +93,8 @@ class Zdfs(Contestant):
         "when it is on the metaserver's disk and in the logs of two others"
     )
 
+    options: tuple[str, ...] = ()  # of zdfs-mount
+
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.cluster = Cluster(folder, SERVERS, faults=False)
@@ -106,24 +108,29 @@ class Zdfs(Contestant):
 
     def start(self) -> None:
         self.cluster.start()
-        self.cluster.mount()
+        self.mount()
+
+    def mount(self) -> None:
+        """With its own options."""
+        self.cluster.mount("mnt", *self.options)
 
     def present(self) -> bool:
         return is_mounted(self.top)
 
     def remount(self) -> None:
         self.cluster.unmount(self.top)
-        self.cluster.mount()
+        self.mount()
 
     def revive(self) -> None:
         if process := self.cluster.mounts.pop(self.top, None):
             process.kill()
             process.wait(timeout=10)
         detach(self.top)
-        self.cluster.mount()
+        self.mount()
 
     def copies(self, name: str, content: bytes) -> int:
         words = ["where", "--json", "--meta", self.cluster.meta_address, f"/{name}"]
+        words += self.cluster.key_words()
         done = self.cluster.command("zdfs", *words, timeout=COMMAND_S)
         blocks = json.loads(done.stdout)["blocks"]
         assert sum(block["length"] for block in blocks) == len(content)
@@ -160,6 +167,27 @@ class Unsynced(Zdfs):
         for name in self.nodes:
             self.cluster.before[name] += ["env", f"LD_PRELOAD={library}"]
         super().start()
+
+
+class Keyed(Zdfs):
+    """zdfs with keys: everything between its processes is encrypted."""
+
+    title = "zdfs with keys"
+    note = "zdfs with keys: zdfs whose nodes and mount were started with --keys"
+
+    def start(self) -> None:
+        self.cluster.keys = self.folder / "keys"
+        words = ["zdfs", "keys", "init", self.cluster.keys]
+        self.cluster.command(*words, timeout=COMMAND_S).check_returncode()
+        super().start()
+
+
+class Writeback(Zdfs):
+    """zdfs whose close waits for nothing."""
+
+    title = "zdfs writeback"
+    note = "zdfs writeback: zdfs, mounted with --writeback: what no fsync waited for is underway"
+    options = ("--writeback",)
 
 
 FAILURES = (OSError, subprocess.SubprocessError, AssertionError, ValueError, pytest.fail.Exception)

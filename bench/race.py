@@ -30,7 +30,8 @@ from typing import Any
 import pytest
 
 from bench import chart, material, table
-from bench.contestants import FAILURES, Contestant, Local, RaceError, Unsynced, Zdfs
+from bench.contestants import FAILURES, Contestant, Keyed, Local, RaceError, Unsynced
+from bench.contestants import Writeback, Zdfs
 from bench.peers import Gluster, Moose
 from bench.rows import BY_NAME, Row, plan
 
@@ -40,6 +41,8 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "moosefs": Moose,
     "zdfs": Zdfs,
     "unsynced": Unsynced,
+    "keyed": Keyed,
+    "writeback": Writeback,
     "local": Local,
 }
 DEFAULT = ("gluster", "moosefs", "zdfs", "local")

@@ -85,3 +85,17 @@ def anonymous_mib(process: "subprocess.Popen[bytes]") -> float:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024
     raise ValueError("no RssAnon")
+
+
+def processor_s(process: "subprocess.Popen[bytes]") -> float:
+    """Seconds of processors that it has used."""
+    words = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def written_bytes(process: "subprocess.Popen[bytes]") -> int:
+    """That it wrote to files."""
+    for line in Path(f"/proc/{process.pid}/io").read_text().splitlines():
+        if line.startswith("wchar:"):
+            return int(line.split()[1])
+    raise ValueError("no wchar")

@@ -39,7 +39,7 @@ def text(document: dict[str, Any]) -> str:
     """The table, and below it the notes."""
     names = list(document["contestants"])
     titles = [document["contestants"][name]["title"] for name in names]
-    compared = [name for name in ("zdfs", "unsynced") if name in names]
+    compared = [name for name in ("zdfs", "unsynced", "keyed", "writeback") if name in names]
     heads = ["", "unit", *titles]
     for name in compared:
         heads += [f"{document['contestants'][name]['title']} / best peer", "/ local disk"]

@@ -23,6 +23,8 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
+from tests.world import world
+
 T = TypeVar("T")
 RUN_VARIABLE = "ZDFS_TEST_RUN"
 RUN = f"{os.getpid()}-{secrets.token_hex(8)}"
@@ -63,6 +65,7 @@ def until(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "") 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="draw what an earlier run drew")
     parser.addoption("--lives", type=int, default=60, help="so many fresh simulated lives")
+    parser.addoption("--deep", type=int, default=1, help="times as many examples in tests/fuzz")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if chosen is not None and config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = str(chosen)
     os.environ[RUN_VARIABLE] = RUN
+    os.environ["ZDFS_CONFIG"] = os.devnull  # whatever this machine's own file says
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -123,6 +127,12 @@ def dice(seed: int, request: pytest.FixtureRequest) -> random.Random:
 
 
 # --- nothing left behind -----------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _worlds_are_left() -> Iterator[None]:
+    yield
+    world.leave()
 
 
 def ours() -> dict[int, str]:

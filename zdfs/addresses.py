@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import re
+import socket
 from pathlib import Path
 
 from zdfs.errors import StartError
@@ -41,6 +42,27 @@ def tcp(address: str) -> str:
 def ipc(address: str) -> str:
     """The ZeroMQ endpoint inside this machine and network namespace."""
     return f"ipc://@zdfs/{address}"
+
+
+def is_local(address: str) -> bool:
+    """Whether a server of this machine and network namespace goes by exactly this address.  One
+    that we know by another name (`localhost`, a second address) has no socket of that name."""
+    name = "@" + ipc(address).partition("@")[2]
+    try:
+        text = Path("/proc/self/net/unix").read_text(errors="surrogateescape")
+    except OSError:
+        return False  # the network will do
+    return any(line.endswith(" " + name) for line in text.splitlines())
+
+
+def nameless(address: str) -> str:
+    """Why this machine can't know whom "HOST:PORT" means; "": it knows."""
+    host = address.rpartition(":")[0]
+    try:
+        socket.getaddrinfo(host, None, socket.AF_INET)
+    except OSError as error:
+        return f"{host}: this machine knows no address of it ({error.strerror or error})"
+    return ""
 
 
 @functools.cache

@@ -12,46 +12,44 @@ anybody waits for that (`promise`); the index follows with each `checkpoint`.
 **Compaction** copies what is live in a segment to the end of the log, as records of the round
 underway, each verified; how dead a segment must be for that depends on the room (`compacting`). A
 segment is deleted only by a checkpoint, when neither the index on disk nor the one in memory finds
-anything in it: so the copies are synced and the index that points to them is committed. A live
-record whose bytes are bad is not copied and keeps its segment.
+anything in it: so the copies are synced and the index that points to them is committed (`emptied`
+says when). A live record whose bytes are bad is not copied and keeps its segment.
 
 **Space** is looked up once a round (at each append when it is scarce), less what that round and
-those being synced may still take, less a reserve for compaction and the index: NoSpace comes before
-anything is stored.
+those being synced may still take, less a reserve for compaction and the index, a part of which is
+lent to what is dead: NoSpace comes before anything is stored.
 """
 
 import errno
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from zdfs import checksum, compacting, disk, harming, limits, replay, schema
-from zdfs.chain import NO_COPIES
+from zdfs import checksum, compacting, disk, harming, limits, replay, schema, upgrading
+
 from zdfs.checksum import Buffer, Seal
 from zdfs.disk import log
 from zdfs.errors import Damaged, NoSpace, Posix, StartError, StoreError
-from zdfs.ids import Epoch, Incarnation, Name, Round, Slot
+from zdfs.ids import Epoch, Name, Round, Slot
 from zdfs.index import Index
-from zdfs.log import Bad, Files, Log, read_body, segment_numbers, segment_path, walk
-from zdfs.ports import Space
+from zdfs.log import Files, Log, segment_numbers, segment_path
+from zdfs.measures import Commits
+from zdfs.ports import Press, Space
 from zdfs.schema import RECORD_BYTES, DataState, IndexEntry, IndexHead, Position
 from zdfs.wire import Harm
 
 _INDEX_BYTES = 256  # what a change that waits for a checkpoint may cost in LMDB: entry and copies
 _AMPLE_BYTES = 64 * limits.MIB  # with so much room, one look a round is enough
 
-_Live = Generator[tuple[Name, IndexEntry, bytes | None], None, None]
-
 
 class LogStore:
-    """`ports.BlockStore` on a directory.
+    """`ports.BlockStore` on a directory.  StartError: in use, another role's, slot's, or newer."""
 
-    StartError: in use, another role's, another slot's or a newer release's.
-    """
-
-    def __init__(self, directory: Path, slot: Slot, thread: bool = True):
+    def __init__(
+        self, directory: Path, slot: Slot, thread: bool = True, commits: Commits | None = None
+    ):
         """`thread`: rounds are synced by a thread of the store's own; else only by `sync`."""
         disk.make_directory(directory)
         if (directory / "meta").exists():
@@ -59,26 +57,31 @@ class LogStore:
         self._directory = directory
         self._lock = disk.Lock(directory)
         try:
+            upgrading.keep_index(directory)
             found = replay.reopen(directory, slot)
         except (StartError, StoreError, OSError) as error:
             self._lock.release()
-            text = str(error) if not isinstance(error, OSError) else f"{directory}: {error}"
+            text = f"{directory}: {error}" if isinstance(error, OSError) else str(error)
             raise StartError(text) from error
         self._files = Files(directory)
         self._reserve = disk.share(directory, limits.DATA_RESERVE_BYTES)
         self._kept = self._spared = self._reserve // limits.RESERVE_PARTS
-        self._segment_bytes = min(limits.SEGMENT_BYTES, self._kept)
+        self._segment_bytes = compacting.segment_bytes(disk.total_bytes(directory), self._kept)
         self._pending: dict[Name, Buffer] = {}  # of this round, perhaps not written yet
         self._unsynced: deque[tuple[Round, int]] = deque()
         self._room: int | None = None  # for this round, when known
-        self._compacting: tuple[int, _Live] | None = None
+        self._spare: int | None = None  # of the reserve, as of the last checkpoint, when known
+        self._compacting: tuple[int, replay.LiveRecords] | None = None
         self._stuck: set[int] = set()  # segments with a live record that can't be copied
+        self._emptied: deque[Round] = deque()  # in which a segment's last record was copied
         self._dirty = False
-        self._begin(found, slot, thread)
+        self._state = (
+            upgrading.in_our_format(found.state) if found.state else replay.new_state(slot)
+        )
+        self._begin(found, thread, commits)
 
-    def _begin(self, found: replay.Replayed, slot: Slot, thread: bool) -> None:
+    def _begin(self, found: replay.Replayed, thread: bool, commits: Commits | None) -> None:
         """The first round of this boot: the state, in a new segment, synced."""
-        self._state = found.state or _new_state(slot)
         self._index: Index = found.index
         self._boot = found.boot + 1
         self._opened_round = found.opened
@@ -87,8 +90,9 @@ class LogStore:
             for number in segment_numbers(self._directory)
         }
         self._log = Log(
-            self._files, self._state.uuid, self._boot, Round(found.last + 1), found.opened, thread
-        )
+            self._files, self._state.uuid, self._boot, Round(found.last + 1), found.opened,
+            thread, commits,
+        )  # fmt: skip
         try:
             self._log.begin_segment(found.next_segment)
             self._log.append_state(self._state)
@@ -146,9 +150,8 @@ class LogStore:
         number, size = self._log.round, self._log.pending_bytes
         self._log.dirty = True  # drops alone are a round, too
         self._log.end_round()
-        log_ = self._log
-        position = Position(log_.number, log_.size, number, log_.previous, self._boot)
-        self._index.end_round(IndexHead(self._state, position))
+        at = Position(self._log.number, self._log.size, number, self._log.previous, self._boot)
+        self._index.end_round(IndexHead(self._state, at))
         self._unsynced.append((number, size))
         self._pending.clear()
         self._room = None
@@ -224,7 +227,7 @@ class LogStore:
         urgent: bool = False,
     ) -> None:
         """Store a version in this round.  `data` must not change before the round has ended."""
-        self._append(name, seal, epoch, start, data, 0 if urgent else self._reserve)
+        self._append(name, seal, epoch, start, data, 0 if urgent else self._withheld())
 
     def find(self, name: Name) -> IndexEntry | None:
         """Where a version is; None: not here; Damaged: the index can't say."""
@@ -266,6 +269,9 @@ class LogStore:
         self._log.check()
         if self._index.checkpoint(self.synced):
             self._delete_dead()
+            self._spare = None
+        while self._emptied and self._emptied[0] <= self.checkpointed:
+            self._emptied.popleft()
 
     @property
     def checkpointed(self) -> Round:
@@ -275,32 +281,49 @@ class LogStore:
 
     def space(self) -> Space:
         """The disk, and what of it may still be stored."""
-        taken = self._log.pending_bytes + self._index.waiting * _INDEX_BYTES
-        free = max(0, self._free() - taken - self._reserve)
-        used = sum(self._index.live.values())
+        used, free = sum(self._index.live.values()), max(0, self._left())
         return Space(disk.total_bytes(self._directory), free, used, self._index.blocks)
 
     # --- upkeep --------------------------------------------------------------------------------
 
     def winnable(self) -> bool:
         """Whether compaction makes room yet."""
-        dead = any(not self._index.live[number] for number in self._sealed)
-        return dead or bool(self._compacting) or self._victim(0.0) is not None
+        most = compacting.worth(0.0, Press.SHORT)
+        return bool(self._dead_bytes() or self._compacting) or self._victim(most) is not None
 
-    def _victim(self, free_share: float) -> int | None:
-        room, most = self._free(), compacting.worth(free_share)
+    def reclaimable_bytes(self) -> int:
+        """What may be stored beyond `space`, once it is won back: less what others have taken of
+        the reserve, and nothing where that leaves no room to move anything."""
+        if not self.winnable():
+            return 0
+        found = self._sealed, self._index.live, self._stuck
+        lent = self._reserve - self._withheld()
+        return max(0, compacting.winnable(*found) - lent + min(0, self._left()))
+
+    def emptied(self) -> Round | None:
+        """The round to be synced before the next checkpoint deletes a segment; None: none waits."""
+        return self._emptied[0] if self._emptied else None
+
+    def _dead_bytes(self) -> int:
+        """Of segments that a checkpoint will delete."""
+        return sum(size for number, size in self._sealed.items() if not self._index.live[number])
+
+    def _victim(self, most: float) -> int | None:
+        room = self._free()
         self._spared = min(self._kept, max(0, room) // 2)  # with little left, what moves little
         found = self._sealed, self._index.live, self._stuck
         return compacting.victim(*found, most, room - self._spared)
 
-    def compact(self, most_bytes: int, scarce: bool = False) -> bool:
+    def compact(self, most_bytes: int, press: Press = Press.IDLE) -> bool:
         """Move up to about `most_bytes` of live records out of a segment with enough dead ones."""
         if self._compacting is None:
             space = self.space()
-            victim = self._victim(0.0 if scarce else space.free_bytes / space.total_bytes)
+            share = (space.free_bytes + self._dead_bytes()) / space.total_bytes
+            victim = self._victim(compacting.worth(share, press))
             if victim is None:
                 return False
-            self._compacting = (victim, self._live_records(victim))
+            live = replay.live_records(self._directory, self._state.uuid, victim, self._index)
+            self._compacting = (victim, live)
         number = self._compacting[0]
         try:
             return self._compact(most_bytes)
@@ -331,6 +354,8 @@ class LogStore:
         self._stop_compacting()
         if self._index.live[number]:  # bad bytes: it stays until they are repaired
             self._stuck.add(number)
+        else:
+            self._emptied.append(Round(self.round - (not self._dirty)))  # copied by then
         return True
 
     def rebuild_index(self) -> None:
@@ -342,6 +367,7 @@ class LogStore:
         self._index.close()
         self._stop_compacting()
         self._stuck.clear()
+        self._emptied.clear()
         try:
             index = replay.remake(self._directory)
             self._index = replay.replay(self._directory, index, self.synced).index
@@ -415,6 +441,7 @@ class LogStore:
         self._dirty = True
         if self._log.size >= self._segment_bytes:
             self._sealed[self._log.number] = self._log.size
+            self._spare = None
             self._log.begin_segment(self._log.number + 1)
             self._log.append_state(self._state)
 
@@ -427,32 +454,24 @@ class LogStore:
             return
         raise NoSpace(f"{self._directory}: the disk is full")
 
+    def _left(self) -> int:
+        """What may be stored; below 0: so much of what is withheld is taken."""
+        taken = self._log.pending_bytes + self._index.waiting * _INDEX_BYTES
+        return self._free() - taken - self._withheld()
+
+    def _withheld(self) -> int:
+        """The reserve, without the part of it that what is dead may take, as long as it does."""
+        if self._spare is None:
+            found = self._sealed, self._index.live, self._stuck
+            self._spare = compacting.spare(self._reserve - self._kept, *found)
+        return self._reserve - self._spare
+
     def _free(self) -> int:
         """What disk and map have left, less what is written but perhaps not allocated yet."""
         while self._unsynced and self._unsynced[0][0] <= self.synced:
             self._unsynced.popleft()
         room = min(disk.disk_free(self._directory), self._index.room_bytes())
         return room - sum(size for _, size in self._unsynced)
-
-    def _live_records(self, number: int) -> _Live:
-        """What the index still finds in a segment; without its body where that is bad."""
-        salt = schema.record_salt(self._state.uuid, number)
-        fd = os.open(segment_path(self._directory, number), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for found in walk(fd, salt, schema.SEGMENT_HEADER_BYTES, None):
-                if isinstance(found, Bad) or found.header.kind != schema.KIND_BLOCK:
-                    continue
-                name, entry = found.header.name, replay.entry_of(number, found)
-                if self._finds(name, entry):
-                    yield name, entry, read_body(fd, found)
-        finally:
-            os.close(fd)
-
-    def _finds(self, name: Name, entry: IndexEntry) -> bool:
-        try:
-            return self._index.find(name) == entry
-        except Damaged:
-            return False
 
     def _stop_compacting(self) -> None:
         if self._compacting is not None:
@@ -478,23 +497,3 @@ class LogStore:
             self._stuck.discard(number)
         if dead:
             disk.remove([segment_path(self._directory, number) for number in dead])
-
-
-def _new_state(slot: Slot) -> DataState:
-    return DataState(
-        format=schema.DATA_FORMAT,
-        uuid=os.urandom(16),
-        cluster=b"",
-        slot=slot,
-        block_bytes=0,
-        life=0,
-        promised=Incarnation(0),
-        served_incarnation=Incarnation(0),
-        served_round=Round(0),
-        reconciled=0,
-        wanted=0,
-        dropped=0,
-        damaged=0,
-        repaired=0,
-        copies=NO_COPIES,
-    )

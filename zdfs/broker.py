@@ -13,28 +13,33 @@ Rules:
   sender.  A parked request whose sender gave up is closed: its remaining time ran out, or the next
   change came in its slot.
 - What isn't our protocol is counted, logged once in a while, refused or dropped: never fatal.
-  What is, and isn't served here, is answered so: its sender may have mistaken the port.
-- Calls to other servers go through one DEALER per peer, made anew after a timeout, so that nothing
-  queued for a dead server is delivered later.
+  What is, and isn't served here, is answered so: its sender may have mistaken the port.  So is a
+  version or an operation that we don't know: one end is to be upgraded.
 """
 
 import collections
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from errno import EACCES
+from pathlib import Path
+from typing import Any
 
 import zmq
 
 from zdfs import addresses, limits, wire
-from zdfs.calls import CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
-from zdfs.errors import BadMessage, Failure, StartError, StoreError, Unavailable, Unreachable
-from zdfs.ids import Round, Session
+from zdfs.calls import CallAll, Now, Sleep, Spawn, Trap, Wait
+from zdfs.errors import BadMessage, Failure, Posix, Refused, StartError, StoreError
+from zdfs.errors import Unavailable
+from zdfs.ids import Round
 from zdfs.listener import Listener
-from zdfs.pending import Pending, Timers
+from zdfs.measures import queues
+from zdfs.outgoing import Outgoing
+from zdfs.pending import Timers
 from zdfs.ports import Caller, Room, RoundStore
 from zdfs.records import BadRecord
+from zdfs.underway import Calls, Key, Task, Waiting, key_of
 
 log = logging.getLogger("zdfs.broker")
 
@@ -45,86 +50,21 @@ GRACE_S = 2.0  # a parked request outlives its sender's patience by so much
 MEMORY_BYTES = 256 * limits.MIB  # anonymous memory beyond which somebody is hoarding below us
 WATCH_S = 0.25  # memory is looked at so often
 
-Key = tuple[bytes, int, int]
-
-
-class Task:
-    """A coroutine being driven for a room; `caller` is None for background tasks."""
-
-    __slots__ = ("coroutine", "caller", "message", "deadline", "name", "turn", "room", "closed")
-
-    def __init__(
-        self, coroutine: Coroutine[Trap, Any, Any], caller: Caller | None, name: str, room: Room
-    ):
-        self.coroutine, self.caller, self.name, self.room = coroutine, caller, name, room
-        self.message: wire.Message | None = None
-        self.deadline = float("inf")
-        self.turn = 0  # counts resumptions: a timer of an earlier park is void
-        self.closed = False  # without an answer; it may still stand among the ready ones
-
-
-class Calls:
-    """A CallAll underway."""
-
-    __slots__ = ("resume", "answers", "missing")
-
-    def __init__(self, resume: Callable[[Any], None], count: int):
-        self.resume = resume
-        self.answers: list[wire.Reply | Failure | None] = [None] * count
-        self.missing = count
-
-    def answer(self, place: int, answer: wire.Reply | Failure) -> None:
-        """One of them is answered; the last resumes the task."""
-        self.answers[place] = answer
-        self.missing -= 1
-        if not self.missing:
-            self.resume(self.answers)
-
-
-class Waiting(NamedTuple):
-    """A reply that waits for its round."""
-
-    needed: int
-    synced: bool
-    change: bool
-    deadline: float  # its sender gave up
-    address: bytes
-    frames: list[Any]
-
-
-class Call(NamedTuple):
-    """One call of a CallAll, and the socket that it went out on."""
-
-    calls: Calls
-    place: int
-    peer: Peer
-    request: wire.Request[Any]
-    dealer: zmq.Socket[bytes]
-
-
-def _key(caller: Caller) -> Key:
-    """What tells requests underway apart.  A slot has one; other numbers are the sender's own."""
-    head = caller.head
-    if head.slot != wire.NO_SLOT:
-        return b"", head.session, head.slot
-    return caller.address, head.session, head.sequence
-
 
 class Broker:
     """Serves one room on one address."""
 
-    def __init__(self, address: str, context: zmq.Context[Any] | None = None):
+    def __init__(self, address: str, keys: Path | None = None):
         """Takes the port; StartError when it can't be had.  The store comes with `serve`, so that
         none is touched in vain."""
         self.address = address
-        self.context = context or zmq.Context()
+        self.context: zmq.Context[Any] = zmq.Context()
         self.store: RoundStore
         self.room: Room | None = None
         self.poller = zmq.Poller()
-        self.listener = Listener(address, self.context, self.poller)
-        self.dealers: dict[Peer, zmq.Socket[bytes]] = {}
-        self.calls: Pending[Call] = Pending()
+        self.listener = Listener(address, self.context, self.poller, keys)
         self.timers = Timers()
+        self.outgoing = Outgoing(self.context, keys, self.poller, self.timers, self._bad)
         self.ready: collections.deque[tuple[Task, Any, Failure | None]] = collections.deque()
         self.running: dict[Key, Task] = {}
         self.waiting: list[Waiting] = []
@@ -150,6 +90,8 @@ class Broker:
             self._close(task)
         self.waiting.clear()
         self.room, self.store = room, store
+        self.outgoing.room = room
+        room.meter.sources["broker"] = lambda: queues(self.running, self.waiting, room.counts)
         for name, coroutine in room.tasks():
             self.ready.append((Task(coroutine, None, name, room), None, None))
         while not self.stopped and not room.ended:
@@ -157,11 +99,10 @@ class Broker:
 
     def close(self) -> None:
         """Close the sockets; parked handlers end without an answer."""
-        for task in list(self.running.values()):
+        for task in [*self.running.values(), *(ready for ready, _, _ in self.ready)]:
             task.coroutine.close()
         self.listener.close()
-        for dealer in self.dealers.values():
-            dealer.close(0)
+        self.outgoing.close()
         self.context.destroy(0)
         os.close(self.stopping)
 
@@ -178,11 +119,11 @@ class Broker:
             self.stopped = True
         if self.listener.router in events:
             self._drain_router()
-        for _ in range(self.listener.strangers(BUDGET) if self.listener.monitor in events else 0):
-            self._bad("a connection that does not speak ZeroMQ")
-        for peer, dealer in list(self.dealers.items()):
+        for text in self.listener.strangers(BUDGET) if self.listener.monitor in events else ():
+            self._bad(text)
+        for peer, dealer in list(self.outgoing.dealers.items()):
             if dealer in events:
-                self._drain_dealer(peer, dealer)
+                self.outgoing.drain(peer, dealer)
         for act in self.timers.due(time.monotonic()):
             act()
         self._run_ready()
@@ -207,6 +148,7 @@ class Broker:
     # --- requests ------------------------------------------------------------------------------
 
     def _drain_router(self) -> None:
+        assert self.room is not None
         taken = 0
         for _ in range(BUDGET):
             if taken > BUDGET_BYTES or self.store.large:
@@ -218,11 +160,16 @@ class Broker:
             except zmq.ZMQError as error:
                 log.warning("receiving on %s failed: %s", self.address, error)
                 return
-            taken += sum(map(len, frames))
+            size = sum(map(len, frames))
+            taken += size
+            self.room.meter.count("zdfs_received_bytes_total", size)
             try:
-                self._request(address.bytes, frames)
+                self._request(address, frames)
+            except wire.Misfit as error:
+                self._bad(error.text + self.listener.whose(address))
+                self._refuse(address, error)
             except BadMessage as error:
-                self._bad(error.text)
+                self._bad(error.text + self.listener.whose(address))
 
     def _bad(self, text: str) -> None:
         assert self.room is not None
@@ -236,16 +183,43 @@ class Broker:
                 text,
             )
 
-    def _request(self, address: bytes, frames: list[zmq.Frame]) -> None:
+    def _welcome(self, caller: Caller, message: wire.Message, address: zmq.Frame) -> bool:
+        """Where there are keys: whether its holder may ask for this; else it is told so."""
+        assert self.room is not None
+        try:
+            if caller.key is None:
+                raise Refused("the key was revoked")
+            self.room.welcome(caller, message)
+        except Failure as error:
+            if isinstance(error, (Refused, Posix)) and error.number == EACCES:
+                self._bad(error.text + self.listener.whose(address))
+            self._reply(caller, message, wire.Failed.of(error))
+            return False
+        return True
+
+    def _refuse(self, address: zmq.Frame, misfit: wire.Misfit) -> None:
+        """One of both ends is to be upgraded: say which."""
+        assert self.room is not None
+        head = wire.ReplyHead(
+            *misfit.head[:3], misfit.operation, self.room.incarnation, self.store.synced,
+            misfit.head.protocol,
+        )  # fmt: skip
+        refusal = misfit.refusal(addresses.short(self.address))
+        self._send(address.bytes, wire.encode_reply(head, refusal))
+
+    def _request(self, address: zmq.Frame, frames: list[zmq.Frame]) -> None:
         assert self.room is not None
         parts = [frames[0].bytes, *[frame.buffer for frame in frames[1:]]] if frames else []
         head, message = wire.decode_request(parts)
-        caller = Caller(address, head)
+        caller = Caller(address.bytes, head, self.listener.holder(address), time.monotonic())
+        if self.listener.gate is not None and not self._welcome(caller, message, address):
+            return
         patience = min(head.remaining_ms / 1000, limits.PATIENCE_S)
-        deadline = time.monotonic() + patience + GRACE_S
-        parked = self.running.get(_key(caller))
+        deadline = caller.at + patience + GRACE_S
+        parked = self.running.get(key_of(caller))
         if parked is not None and parked.caller and parked.caller.head.sequence == head.sequence:
-            parked.caller, parked.deadline = caller, deadline
+            parked.caller, parked.deadline = caller._replace(at=parked.caller.at), deadline
+            self.room.meter.count("zdfs_request_repeats_total")
             return
         try:
             handler = self.room.handlers.get(type(message))
@@ -257,23 +231,24 @@ class Broker:
             kept = self.room.admit(head, message) if head.slot != wire.NO_SLOT else None
         except Failure as error:
             if isinstance(error, BadMessage):
-                self._bad(error.text)
+                self._bad(error.text + self.listener.whose(address))
             self._reply(caller, message, wire.Failed.of(error))
             return
         if kept is not None:
+            self.room.meter.count("zdfs_request_repeats_total")
             self._reply(caller, message, kept)
             return
         if parked is not None:  # its sender has gone on to the next change
             self._close(parked)
         task = Task(handler(message, caller), caller, type(message).__name__, self.room)
         task.message, task.deadline = message, deadline
-        self.running[_key(caller)] = task
+        self.running[key_of(caller)] = task
         self._step(task, None, None)
 
     def _close(self, task: Task) -> None:
         """End a parked request without an answer.  It has changed nothing: traps come first."""
         assert task.caller is not None
-        del self.running[_key(task.caller)]
+        del self.running[key_of(task.caller)]
         task.message, task.closed = None, True
         task.turn += 1
         task.coroutine.close()
@@ -283,7 +258,7 @@ class Broker:
         if caller is None:
             return
         assert self.room is not None and task.message is not None
-        self.running.pop(_key(caller), None)
+        self.running.pop(key_of(caller), None)
         asked, task.message = task.message, None  # a timer may hold the task for a while
         try:
             if caller.head.slot != wire.NO_SLOT:
@@ -300,33 +275,41 @@ class Broker:
         assert self.room is not None
         head = caller.head
         reply_head = wire.ReplyHead(
-            *head[:3], asked.operation, self.room.incarnation, self.store.synced
+            *head[:3], asked.operation, self.room.incarnation, self.store.synced, head.protocol
         )
         # An unsynced round may hold what this reply reports, also when another request made it.
         synced = reply.durability is wire.Durability.SYNCED
         needed = Round(max(0, self.store.round - (not self.store.dirty)))
         if synced:
             self.store.promise(needed)
-        until = time.monotonic() + min(head.remaining_ms / 1000, limits.PATIENCE_S) + GRACE_S
+        made = time.monotonic()
+        until = made + min(head.remaining_ms / 1000, limits.PATIENCE_S) + GRACE_S
         change, frames = head.slot != wire.NO_SLOT, wire.encode_reply(reply_head, reply)
-        self.waiting.append(Waiting(needed, synced, change, until, caller.address, frames))
+        self.room.meter.failed(type(asked), reply)
+        self.waiting.append(
+            Waiting(needed, synced, change, until, caller, type(asked), made, frames)
+        )
 
     def _send_replies(self) -> None:
         assert self.room is not None
         waiting, self.waiting = self.waiting, []
         for one in waiting:
             if one.needed <= self.store.safe(one.synced, one.change):
-                self._send(one.address, one.frames)
+                self._send(one.caller.address, one.frames)
+                left = time.monotonic()
+                self.room.meter.replied(one.asked, left - one.caller.at, left - one.made)
             elif one.deadline > time.monotonic():
                 self.waiting.append(one)
         synced = self.store.synced
         pushes, self.room.pushes[:] = list(self.room.pushes), []
-        for address, session, push in pushes:
-            head = wire.ReplyHead(session, wire.NO_SLOT, 0, 0, self.room.incarnation, synced)
-            self._send(address, wire.encode_reply(head, push))
+        for address, session, push, version in pushes:
+            if push.since <= version:  # else it would not know what that is
+                numbers = wire.NO_SLOT, 0, 0, self.room.incarnation, synced, version
+                self._send(address, wire.encode_reply(wire.ReplyHead(session, *numbers), push))
 
     def _send(self, address: bytes, frames: list[Any]) -> None:
         assert self.room is not None
+        self.room.meter.count("zdfs_sent_bytes_total", sum(map(len, frames)))
         try:
             self.listener.router.send_multipart(
                 [address, *frames], zmq.NOBLOCK, copy=len(frames) == 1
@@ -382,7 +365,7 @@ class Broker:
             self._wait(trap, resume)
         else:
             assert isinstance(trap, CallAll), trap
-            self._call(Calls(resume, len(trap.asks)), trap)
+            self.outgoing.call(Calls(resume, len(trap.asks)), trap)
         if task.caller is not None:
             self._expire(task)
 
@@ -403,7 +386,7 @@ class Broker:
         """Close a parked request when its sender gave up."""
 
         def check() -> None:
-            if task.caller is None or self.running.get(_key(task.caller)) is not task:
+            if task.caller is None or self.running.get(key_of(task.caller)) is not task:
                 return
             if task.deadline > time.monotonic():
                 self.timers.at(task.deadline, check)
@@ -412,84 +395,6 @@ class Broker:
 
         if task.turn <= 1:  # once per task
             self.timers.at(task.deadline, check)
-
-    # --- calls to other servers ----------------------------------------------------------------
-
-    def _call(self, calls: Calls, trap: CallAll) -> None:
-        assert self.room is not None
-        if not trap.asks:
-            calls.resume([])
-        for place, ask in enumerate(trap.asks):
-            try:
-                dealer = self._dealer(ask.peer)
-            except zmq.ZMQError as error:
-                calls.answer(place, Unreachable(f"can't connect to {ask.peer}: {error}"))
-                continue
-            number = self.calls.add(Call(calls, place, ask.peer, ask.request, dealer))
-            head = wire.RequestHead(
-                Session(0), wire.NO_SLOT, number, int(ask.timeout_s * 1000), self.room.incarnation
-            )
-            frames = wire.encode_request(head, ask.request)
-            try:
-                dealer.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
-            except zmq.ZMQError as error:
-                self._answer(number, Unreachable(f"can't send to {ask.peer}: {error}"))
-                continue
-            self.timers.at(time.monotonic() + ask.timeout_s, self._expired(number, ask.peer))
-
-    def _dealer(self, peer: Peer) -> zmq.Socket[bytes]:
-        dealer = self.dealers.get(peer)
-        if dealer is None:
-            dealer = self.context.socket(zmq.DEALER)
-            dealer.setsockopt(zmq.LINGER, 0)
-            dealer.setsockopt(zmq.MAXMSGSIZE, max(limits.FRAME_BYTES, limits.HEAD_BYTES))
-            dealer.setsockopt(zmq.SNDHWM, limits.PEERS_QUEUED)
-            try:
-                dealer.connect(addresses.tcp(peer))
-            except zmq.ZMQError:
-                dealer.close(0)
-                raise
-            self.dealers[peer] = dealer
-            self.poller.register(dealer, zmq.POLLIN)
-        return dealer
-
-    def _expired(self, number: int, peer: Peer) -> Callable[[], None]:
-        def act() -> None:
-            found = self.calls.peek(number)
-            if found is None:
-                return
-            what = type(found.request).__name__
-            self._answer(number, Unreachable(f"{peer} did not answer {what} in time"))
-            if self.dealers.get(peer) is found.dealer:  # nothing that it queued may arrive later
-                del self.dealers[peer]
-                self.poller.unregister(found.dealer)
-                found.dealer.close(0)
-
-        return act
-
-    def _answer(self, number: int, answer: wire.Reply | Failure) -> None:
-        found = self.calls.take(number)
-        if found is not None:
-            found.calls.answer(found.place, answer)
-
-    def _drain_dealer(self, peer: Peer, dealer: zmq.Socket[bytes]) -> None:
-        assert self.room is not None
-        for _ in range(BUDGET):
-            try:
-                frames = dealer.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.ZMQError:
-                return
-            try:
-                parts = [frames[0].bytes, *[frame.buffer for frame in frames[1:]]]
-                head, reply = wire.decode_reply(parts)
-            except BadMessage as error:
-                self._bad(f"from {peer}: {error.text}")
-                continue
-            found = self.calls.peek(head.sequence)
-            if found is None or found.peer != peer or found.request.operation != head.answers:
-                self.room.counts["late replies"] += 1
-                continue
-            self._answer(head.sequence, wire.judged(found.request, reply))
 
     # --- hoarders ------------------------------------------------------------------------------
 

@@ -4,15 +4,18 @@
     Dirty    the unflushed bytes of one block
     Flight   blocks on their way to the dataservers and into the map
     Cut      a truncate or a punched hole on its way to the metaserver
+    Kept     attributes that were set and are not sent yet
     File     everything known of one inode that is open, dirty or granted here
 
 A block's newest bytes are in the first of these that has it: `dirty`, the flights from the newest
 to the oldest, then the version that the map names.
 """
 
+import stat
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from zdfs import blockmap, limits
 from zdfs.blockmap import MapEntry, Page
@@ -28,6 +31,7 @@ class Blocks:
 
     def __init__(self, most_bytes: int = limits.CACHED_BYTES):
         self.most_bytes, self.bytes = most_bytes, 0
+        self.hits = self.misses = 0  # of readers
         self._blocks: OrderedDict[Name, Buffer] = OrderedDict()
 
     def get(self, name: Name) -> Buffer | None:
@@ -120,6 +124,37 @@ class Cut:
     failure: Failure | None = None
 
 
+class Kept(NamedTuple):
+    """Set behind what is unflushed, and to be sent behind it; None leaves a field as it is."""
+
+    since: float  # the first of it
+    ctime_ns: int  # when the last of it was
+    mode: int | None = None  # permission bits
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    was_mode: int | None = None  # permission bits that `mode` replaces: no others
+
+    def since_sent(self, sent: "Kept", at: float, found: Attributes) -> "Kept":
+        """What was set since then is left when that has come back as `found`."""
+        return self._replace(
+            since=at,
+            mode=None if self.mode == sent.mode else self.mode,
+            atime_ns=None if self.atime_ns == sent.atime_ns else self.atime_ns,
+            mtime_ns=None if self.mtime_ns == sent.mtime_ns else self.mtime_ns,
+            was_mode=stat.S_IMODE(found.mode),
+        )
+
+    def over(self, known: Attributes) -> Attributes:
+        """Attributes, as they are with it."""
+        mode = known.mode if self.mode is None else stat.S_IFMT(known.mode) | self.mode
+        return known._replace(
+            mode=mode,
+            atime_ns=known.atime_ns if self.atime_ns is None else self.atime_ns,
+            mtime_ns=known.mtime_ns if self.mtime_ns is None else self.mtime_ns,
+            ctime_ns=max(known.ctime_ns, self.ctime_ns),
+        )
+
+
 @dataclass(slots=True)
 class Told:
     """How many of a file's losses the owner of a descriptor was told of (as Linux's errseq_t)."""
@@ -137,6 +172,8 @@ class File:
     map_at: float  # when the pages were known to be current
     pages: dict[PageNo, Page] = field(default_factory=dict)
     handles: int = 0
+    writers: int = 0  # those of them that write
+    awaited: int = 0  # opens underway
     opening: int = 0
     token: Token = Token(0)  # 0: no grant
     void: Token = Token(0)  # the newest that was given back or lost: never taken up again
@@ -145,6 +182,8 @@ class File:
     recalled: bool = False
     size: int = 0  # with what is unflushed
     mtime_ns: int | None = None  # of unflushed writes
+    overtaken: bool = False  # another mount has changed it since its attributes came
+    kept: Kept | None = None  # as long as something is unflushed or being committed
     dirty: dict[BlockNo, Dirty] = field(default_factory=dict)
     flights: deque[Flight] = field(default_factory=deque)
     abandoned: list[blockmap.Dropped] = field(default_factory=list)
@@ -153,6 +192,7 @@ class File:
     cut: Cut | None = None  # a truncate or the like underway: no write meanwhile
     losses: int = 0  # how often unflushed bytes were lost, for good
     error: Failure | None = None  # the newest loss
+    unheard: bool = False  # no writer was told of it
     moved: Condition = field(default_factory=Condition)  # a flight landed, a commit ended
     expected: int = 0  # offset at which a sequential reader goes on
     run: int = 0  # bytes that were read so
@@ -163,7 +203,32 @@ class File:
     @property
     def busy(self) -> bool:
         """Whether something is unflushed."""
-        return bool(self.dirty or self.flights or self.mtime_ns is not None)
+        return bool(self.dirty or self.flights or self.kept or self.mtime_ns is not None)
+
+    def opened(self, writes: bool) -> Told:
+        """A handle more.  The next that writes is told of a loss that no writer was told of."""
+        told = Told(self.losses - self.unheard)
+        self.handles += 1
+        if writes:
+            self.writers, self.unheard = self.writers + 1, False
+        return told
+
+    def released(self, told: Told, writes: bool) -> None:
+        """A handle less."""
+        self.handles -= 1
+        if writes:
+            self.writers -= 1
+            self.unheard |= not self.writers and told.losses < self.losses
+
+    def written(self, end: int, at_ns: int) -> None:
+        """Unflushed bytes up to `end`: that moves the time, whatever it was set to."""
+        self.size, self.mtime_ns = max(self.size, end), at_ns
+        if self.kept is not None:
+            self.kept = self.kept._replace(mtime_ns=None)
+
+    def keeps(self, at: float) -> bool:
+        """Whether something that was set by then is not sent yet."""
+        return self.kept is not None and self.kept.since <= at
 
     def give_up(self, token: Token) -> None:
         """A grant has ended; a late reply that still names it changes nothing.  The map ends with
@@ -182,7 +247,7 @@ class File:
             return
         if self.token and self.kernel_change == self.attributes.change:
             self.kernel_change = attributes.change
-        self.attributes = attributes
+        self.attributes, self.overtaken = attributes, False
 
     def entry(self, block: BlockNo) -> MapEntry | None:
         """What the map names (its page must be known); None: a hole."""
@@ -218,6 +283,8 @@ class File:
             return self.attributes
         known = self.attributes
         known = known._replace(size=self.size, stored=max(known.stored, self._filled()))
+        if self.kept is not None:
+            known = self.kept.over(known)
         if self.mtime_ns is None:
             return known
         ctime = max(known.ctime_ns, self.mtime_ns)  # a write moves both

@@ -242,7 +242,8 @@ class Claims:
 
     async def unlock(self, file: File, claim: FileLock) -> None:
         """What is dirty in the file is committed, or lost and that said to the next fsync; then the
-        bytes are free.  A caller that is signalled need not wait for it."""
+        bytes are free.  A caller that is signalled need not wait for it.  ENOLCK: they are in the
+        middle of a range, and of the two that would be left one is too many: all is as it was."""
         if (claim.ino, claim.kind, claim.owner) not in self.owned:
             return
         change = Change()
@@ -251,6 +252,9 @@ class Claims:
             await self._done(change)
         except Interrupted:
             return
+        if _full(change.failure):
+            assert change.failure is not None
+            raise change.failure
 
     async def released(self, file: File, handle: int) -> None:
         """The last descriptor of a handle is gone, and with it the locks of flock and of open file
@@ -264,6 +268,7 @@ class Claims:
     async def _unlock(self, file: File, owned: Owned, claim: FileLock, change: Change) -> None:
         span = claim.span
         await self._begin(owned)
+        had, told, lives = owned.spans, self.told, self.lives
         try:
             if any(one.meets(span) for one in owned.spans):
                 await self._flush(file)
@@ -272,6 +277,8 @@ class Claims:
             change.verdict = Verdict.GRANTED
         except Failure as failure:
             change.failure = failure
+            if _full(failure) and (told, lives) == (self.told, self.lives):
+                owned.spans = had
         finally:
             self._end(owned, change)
 
@@ -397,6 +404,10 @@ class Claims:
         while handle in self.of_handle and self.contact.driver.monotonic() > self.sure_until:
             await wait(self._sure, limits.RETRY_S)
         self.complain(handle)
+
+
+def _full(failure: Failure | None) -> bool:
+    return isinstance(failure, Posix) and failure.number == ENOLCK
 
 
 def _gone() -> Failure:

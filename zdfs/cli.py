@@ -5,45 +5,46 @@
 """
 
 import argparse
-import json
 import logging
 import os
-import random
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NoReturn
 
-from zdfs import __version__, addresses, admin, checkup, checksum, drill, findings, fsck, impact
-from zdfs import kernel, limits, metacommand, owing, progress, scrub, starting, succession
-from zdfs import visiting, watch, why, wire
+from zdfs import __version__, addresses, arguments, checksum, exporter, journal, kernel, keys
+from zdfs import helper as mounting
+from zdfs import limits, notify, progress, starting, succession, wire
 from zdfs.blockstore import LogStore
 from zdfs.broker import Broker
-from zdfs.calls import Peer, call
-from zdfs.corrupt import corrupt as harm_replica
+from zdfs.calls import Peer
 from zdfs.data import Data
 from zdfs.errors import Failure, StartError, StoreError
 from zdfs.ids import Slot
 from zdfs.insight import Insight
 from zdfs.link import Link
+from zdfs.measures import Commits, Meter, Role
 from zdfs.mount import Settings
 from zdfs.mount import mount as serve_mount
+from zdfs.ports import Reading
 from zdfs.recovery import Rates
 from zdfs.store import sound_store
-from zdfs.visiting import meta_of
+from zdfs.tools import admin, bench, bundle, checking, checkup, config, dockerplugin, drill, du
+from zdfs.tools import faults, findopen, harm, impact, keymaking, looking, metacommand, owing
+from zdfs.tools import ping, profile, scrub, top, visiting, warmup, watch, web, why
 from zdfs.volume import Volume
 
-FSCK = """Compare metadata, block maps and what every dataserver holds.  Without --repair
-nothing is changed.
-
-exit status
-  0  everything is in its place
-  1  something is not, and nothing is lost: it heals by itself or by --repair
-  2  content or metadata is lost, or not everything could be looked at (which is said)"""
+# of `zdfs`, in the order in which its help shows them
+COMMANDS = (
+    looking, checkup, top, profile, checking, owing, watch, scrub, why, impact, drill, faults,
+    metacommand, keymaking, du, findopen, warmup, bench, bundle, web, dockerplugin, config, ping,
+)  # fmt: skip
+METRICS = "show Prometheus its numbers there (http): PORT (on loopback) or HOST:PORT"
+UNNAMED = f"a configuration file ({arguments.SYSTEM}; 'zdfs config' shows what holds)"
 log = logging.getLogger("zdfs")
 
 
@@ -55,10 +56,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def main(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+def main(name: str, command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
     """Run a command; its failures are words for people."""
     try:
-        return command(arguments)
+        return command(words)
     except (StartError, StoreError) as error:
         log.debug("stopped", exc_info=True)
         print(f"{name}: {error}", file=sys.stderr)
@@ -77,28 +78,33 @@ def main(name: str, command: Callable[[Sequence[str]], int], arguments: Sequence
 def _parser(name: str, text: str) -> Parser:
     parser = Parser(prog=name, description=text)
     parser.add_argument("--version", action="version", version=f"{name} {__version__}")
+    arguments.options(parser)
     return parser
 
 
-def _log_to(path: Path | None) -> None:
-    """Log lines to stderr, or to a file (made with its directory)."""
-    if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handler: logging.Handler = logging.FileHandler(path)
-        except OSError as error:
-            raise StartError(f"can't write the log {path}: {error.strerror}") from error
-    else:
-        handler = logging.StreamHandler()
-    form = logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s")
-    form.converter = time.gmtime
-    form.default_msec_format = "%s.%03dZ"
-    handler.setFormatter(form)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+def _speaks(parser: argparse.ArgumentParser) -> None:
+    """An option for trials of mixed clusters: know nothing newer than this protocol."""
+    versions = range(wire.PROTOCOL_MIN, wire.PROTOCOL + 1)
+    parser.add_argument(
+        "--speak", type=int, choices=versions, default=wire.PROTOCOL, help=argparse.SUPPRESS
+    )
+
+
+def _settled(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """The command line, over what the configuration files say."""
+    schema = arguments.schema_of(node_parser(), mount_parser())
+    return arguments.settled(parser, words, schema, os.environ)
+
+
+def _log_to(path: Path | None, name: str, **fields: str) -> None:
+    """Log lines to where they shall go."""
+    journal.log_to(path, name, fields, os.environ)
     if "pure" in checksum.engine():
         log.warning("checksums run in slow Python: install fastcrc, or crcmod with a C compiler")
+
+
+def _keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keys", type=Path, metavar="DIR", help=visiting.KEYS)
 
 
 def _more_files() -> None:
@@ -110,11 +116,12 @@ def _more_files() -> None:
 # --- zdfs-node ---------------------------------------------------------------------------------
 
 
-def _node(arguments: Sequence[str]) -> int:
+def node_parser() -> Parser:
+    """The arguments of zdfs-node."""
     parser = _parser("zdfs-node", "Run a metaserver or a dataserver.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="meta|data")
     meta = kinds.add_parser("meta", help="a metaserver: zdfs-node meta PORT")
-    meta.add_argument("port", help="PORT (on loopback) or HOST:PORT")
+    meta.add_argument("port", nargs="?", help="PORT (on loopback) or HOST:PORT")
     meta.add_argument(
         "--block-size", type=int, metavar="BYTES",
         help=f"settled when the cluster is founded; a power of two ({limits.BLOCK_BYTES})",
@@ -133,7 +140,7 @@ def _node(arguments: Sequence[str]) -> int:
     data = kinds.add_parser("data", help="a dataserver: zdfs-node data INDEX PORT PORT PORT ...")
     data.add_argument("index", type=int, help="which of the ports is this server's; from 0")
     data.add_argument(
-        "ports", nargs="+", help="every dataserver's PORT or HOST:PORT, in ring order"
+        "ports", nargs="*", help="every dataserver's PORT or HOST:PORT, in ring order"
     )
     data.add_argument(
         "--meta", default=visiting.META, metavar="ADDR", help=f"the metaserver ({visiting.META})"
@@ -153,32 +160,56 @@ def _node(arguments: Sequence[str]) -> int:
         "work, a rebuild rests twice as long as it works)",
     )  # fmt: skip
     for one in (meta, data):
+        _speaks(one)
         one.add_argument(
             "--store", type=Path, metavar="DIR",
             help="default: ./zdfs-store/meta-PORT, ./zdfs-store/data-PORT",
         )  # fmt: skip
+        one.add_argument(
+            "--stores", type=Path, metavar="DIR", help="another folder than ./zdfs-store for them"
+        )
+        arguments.options(one, below=True)
         one.add_argument("--log", type=Path, metavar="FILE", help="default: stderr")
+        _keys(one)
+        one.add_argument("--metrics", metavar="ADDR", help=METRICS)
         one.add_argument(
             "--faults", action="store_true", help="allow zdfs-corrupt and zdfs faults, for trials"
         )
-    chosen = parser.parse_args(arguments)
-    _log_to(chosen.log)
+    return parser
+
+
+def _node(words: Sequence[str]) -> int:
+    chosen = _settled(node_parser(), words)
+    wire.speak(chosen.speak)
     _more_files()
     return _run_meta(chosen) if chosen.kind == "meta" else _run_data(chosen)
 
 
 def _store(chosen: argparse.Namespace, address: str) -> Path:
     name = f"{chosen.kind}-{addresses.short(address).replace(':', '-')}"
-    store: Path = chosen.store or Path("zdfs-store") / name
+    store: Path = chosen.store or (chosen.stores or Path("zdfs-store")) / name
     return store
 
 
-def _stop_on_signals(broker: Broker) -> None:
+def _attend(broker: Broker) -> None:
+    """End on signals; tell the service manager how it is."""
+    notifier = notify.from_environment(os.environ, os.getpid())
+
+    def stop(*_: object) -> None:
+        notifier.stopping()
+        broker.stop()
+
+    def status() -> str:
+        return (broker.room.note if broker.room else "") or "serving"
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: broker.stop())
+        signal.signal(number, stop)
+    notify.attend(broker.timers, time.monotonic, notifier, status)
 
 
 def _run_meta(chosen: argparse.Namespace) -> int:
+    if chosen.port is None:
+        raise StartError(f"no port is named: zdfs-node meta PORT, or meta = ... in {UNNAMED}")
     address = addresses.parse(chosen.port)
     block_bytes = limits.BLOCK_BYTES if chosen.block_size is None else chosen.block_size
     inside = limits.BLOCK_BYTES_MIN <= block_bytes <= limits.BLOCK_BYTES_MAX
@@ -200,13 +231,24 @@ def _run_meta(chosen: argparse.Namespace) -> int:
         block_bytes, chosen.block_size is not None, chosen.faults, chosen.session_life,
         chosen.meta_copies,
     )  # fmt: skip
-    with closing(Broker(address)) as broker:
-        _stop_on_signals(broker)
-        succession.serve(broker, _store(chosen, address), settings)
+    directory = _store(chosen, address)
+    keys.refuse_plain(directory, chosen.keys)
+    _log_to(chosen.log, "zdfs-node", ZDFS_ROLE="meta", ZDFS_SERVER=address)
+    with closing(Broker(address, chosen.keys)) as broker:
+        if chosen.keys:
+            keys.remember(directory)
+        _attend(broker)
+        meter = _meter(chosen, Role.META)
+        succession.serve(broker, directory, settings, meter)
     return 0
 
 
 def _run_data(chosen: argparse.Namespace) -> int:
+    if not chosen.ports:
+        raise StartError(
+            "no ports are named: zdfs-node data INDEX PORT PORT PORT ..., or data = ... in "
+            f"{UNNAMED}"
+        )
     ring = tuple(addresses.parse(port) for port in chosen.ports)
     if chosen.scrub_rate < 1:
         raise StartError(f"--scrub-rate {chosen.scrub_rate}: 1 or more bytes a second")
@@ -227,28 +269,53 @@ def _run_data(chosen: argparse.Namespace) -> int:
     slot, address, meta = Slot(chosen.index), ring[chosen.index], addresses.parse(chosen.meta)
     if meta in ring:
         raise StartError(f"{addresses.short(meta)} is the metaserver's port and a dataserver's too")
-    with (
-        closing(Broker(address)) as broker,
-        closing(LogStore(_store(chosen, address), slot)) as store,
-        closing(sound_store(_store(chosen, address) / "copy")) as copy,
-    ):
-        _stop_on_signals(broker)
+    directory = _store(chosen, address)
+    keys.refuse_plain(directory, chosen.keys)
+    about = {"ZDFS_ROLE": "data", "ZDFS_SERVER": address, "ZDFS_SLOT": str(slot)}
+    _log_to(chosen.log, "zdfs-node", **about)
+    with ExitStack() as stack:
+        broker = stack.enter_context(closing(Broker(address, chosen.keys)))
+        meter = _meter(chosen, Role.DATA)
+        blocks, copies = Commits(meter, "blocks"), Commits(meter, "copy")
+        store = stack.enter_context(closing(LogStore(directory, slot, commits=blocks)))
+        if chosen.keys:
+            keys.remember(directory)
+        copy = stack.enter_context(closing(sound_store(directory / "copy", copies)))
+        _attend(broker)
         log.info("dataserver %s, slot %d of %d", addresses.short(address), slot, len(ring))
-        broker.serve(Data(store, slot, ring, meta, chosen.faults, rates, copy), store)
+        broker.serve(Data(store, slot, ring, meta, chosen.faults, rates, copy, meter), store)
     return 0
+
+
+def _meter(chosen: argparse.Namespace, role: Role) -> Meter:
+    """What this process counts, and its door to Prometheus if that is wanted."""
+    meter = Meter(role)
+    meter.sources["clock"] = lambda: [Reading("zdfs_clock_seconds", time.time())]
+    exporter.serve(meter, chosen.metrics)
+    return meter
 
 
 # --- zdfs-mount --------------------------------------------------------------------------------
 
 
-def _mount(arguments: Sequence[str]) -> int:
+def mount_parser() -> Parser:
+    """The arguments of zdfs-mount."""
     parser = _parser("zdfs-mount", "Mount a zdfs file system.")
     parser.add_argument("directory", type=Path, help="an empty directory")
-    parser.add_argument("meta", help="the metaserver's PORT or HOST:PORT")
-    parser.add_argument("data", nargs="*", help="the dataservers' ports (may be left out)")
+    parser.add_argument(
+        "meta", nargs="?", default=visiting.META,
+        help=f"the metaserver's PORT or HOST:PORT (as configured, else {visiting.META})",
+    )  # fmt: skip
+    parser.add_argument(
+        "data", nargs="*", default=[], help="the dataservers' ports (may be left out)"
+    )
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("--log", type=Path, metavar="FILE", help="default: stderr (with -f)")
-    parser.add_argument("-o", action="append", default=[], metavar="OPT,...", help="FUSE options")
+    parser.add_argument(
+        "-o", "--options", dest="o", action="append", default=[], metavar="OPT,...",
+        help="FUSE options",
+    )  # fmt: skip
+    _keys(parser)
     parser.add_argument(
         "--attr-timeout", type=_timeout, default=limits.CACHE_S, metavar="S",
         help="attributes that another mount changed are seen after so many seconds (1); "
@@ -262,18 +329,39 @@ def _mount(arguments: Sequence[str]) -> int:
         "--watchers", action="store_true",
         help="wake inotify watchers here when another mount changes what they watch",
     )  # fmt: skip
+    parser.add_argument(
+        "--writeback", action="store_true",
+        help="a close does not wait until the file is stored, as on a local disk: faster, and what "
+        "no fsync waited for is lost if this machine crashes",
+    )  # fmt: skip
+    parser.add_argument("--metrics", metavar="ADDR", help=METRICS)
     parser.add_argument("--herald", type=int, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--grouped", action="store_true", help=argparse.SUPPRESS)
+    _speaks(parser)
+    return parser
+
+
+def _mount(words: Sequence[str]) -> int:
+    chosen = _settled(mount_parser(), words)
+    wire.speak(chosen.speak)
     meta = addresses.parse(chosen.meta)
     data = [addresses.parse(port) for port in chosen.data]
     directory = chosen.directory.absolute()
     if not chosen.foreground:
         starting.prepare(directory)
-        return starting.start_detached([*_myself(), *arguments], directory, chosen.log)
-    herald = starting.Herald(chosen.herald, chosen.log)
+        waiting = f"waiting for the cluster of {addresses.short(meta)}"
+        with progress.Shown(words=waiting):
+            return starting.start_detached(
+                [*starting.again("mount"), *words],
+                directory,
+                _file(chosen.log),
+                grouped=chosen.grouped,
+            )
+    herald = starting.Herald(chosen.herald, _file(chosen.log), chosen.grouped)
     try:
         starting.prepare(directory)
-        _log_to(chosen.log)
+        about = {"ZDFS_ROLE": "mount", "ZDFS_SERVER": meta, "ZDFS_MOUNT": str(directory)}
+        _log_to(chosen.log, "zdfs-mount", **about)
         _more_files()
         _serve_mount(chosen, directory, meta, data, herald)
     except (StartError, Failure) as error:
@@ -284,25 +372,29 @@ def _mount(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _file(log: Path | None) -> Path | None:
+    """The file that --log names, if it names one."""
+    return None if log == journal.WORD else log
+
+
 def _timeout(text: str) -> float:
     """Seconds; what a file system may keep in memory is not older than a day."""
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"{text}: seconds, from 0 to 86400")
     return seconds
 
 
-def _myself() -> list[str]:
-    code = "import sys; from zdfs import cli; sys.argv[0] = 'zdfs-mount'; sys.exit(cli.mount())"
-    return [sys.executable, "-P", "-c", code]
-
-
 def _serve_mount(
     chosen: argparse.Namespace, directory: Path, meta: str, data: list[str], herald: starting.Herald
 ) -> None:
-    link = Link(kernel.interrupted, kernel.dying)
+    meter = _meter(chosen, Role.MOUNT)
+    link = Link(kernel.interrupted, kernel.dying, chosen.keys, meter)
     shown = os.fsencode(directory).decode(errors="replace")
-    volume = Volume(meta, shown, link, chosen.attr_timeout, chosen.entry_timeout)
+    volume = Volume(meta, shown, link, chosen.attr_timeout, chosen.entry_timeout, chosen.writeback)
     try:
         if chosen.herald is not None:  # somebody waits for a word; -f alone waits for the cluster
             link.run(admin.find_meta(meta, limits.MOUNT_TRIES_S))
@@ -314,9 +406,16 @@ def _serve_mount(
             raise StartError(f"the cluster's dataservers are {shown}: name these, or none")
         link.attend(volume, Peer(meta))
         options = tuple(option for text in chosen.o for option in text.split(","))
+        notifier = notify.from_environment(os.environ, os.getpid())
+
+        def ready() -> None:
+            herald.ready()
+            notifier.ready(f"mounted on {directory}")
+
         settings = Settings(
             meta, options, chosen.attr_timeout, chosen.entry_timeout, chosen.watchers,
-            ready=herald.ready, insight=Insight(volume, link),
+            ready=ready, turn=notifier.alive, ending=notifier.stopping,
+            insight=Insight(volume, link, meter),
         )  # fmt: skip
         serve_mount(directory, volume, link.run, settings)
         link.run(volume.stop())
@@ -327,150 +426,36 @@ def _serve_mount(
 # --- zdfs-corrupt and zdfs ---------------------------------------------------------------------
 
 
-HARMS = {
-    "flip": "some bits of its stored bytes (the default)",
-    "truncate": "the second half of its stored bytes",
-    "lose": "the server forgets it",
-    "stale": "the block's content before the last write, as if that had never reached the disk",
-}
+def corrupt_parser() -> Parser:
+    """The arguments of zdfs-corrupt."""
+    parser = _parser("zdfs-corrupt", harm.TEXT)
+    harm.arguments(parser)
+    _keys(parser)
+    return parser
 
 
-def _corrupt(arguments: Sequence[str]) -> int:
-    text = "Damage a replica of a file's block, on purpose (on a node started with --faults)."
-    parser = _parser("zdfs-corrupt", text)
-    parser.add_argument("port", help="the dataserver's PORT or HOST:PORT")
-    parser.add_argument(
-        "path", help="the file, as a path inside the file system or on a mount here"
-    )
-    parser.add_argument("replica", type=int, help="0, 1 or 2: 'zdfs where' says which stands there")
-    parser.add_argument("--meta", metavar="ADDR", help="default: the one the dataserver knows")
-    ways = parser.add_mutually_exclusive_group()
-    for way, text in HARMS.items():
-        ways.add_argument(f"--{way}", dest="how", action="store_const", const=way, help=text)
-    ways.add_argument("--how", choices=list(HARMS), help="the same, by name (flip)")
-    parser.set_defaults(how="flip")
-    parser.add_argument("--seed", type=int, help="choose the same block and bits again")
-    chosen = parser.parse_args(arguments)
-    server = addresses.parse(chosen.port)
-    seed = random.SystemRandom().getrandbits(32) if chosen.seed is None else chosen.seed
-    link = Link()
-    try:
-        identity = link.run(admin.find_data(server))
-        meta = addresses.parse(chosen.meta) if chosen.meta else identity.meta
-        path, _ = visiting.inside(chosen.path, None)
-        how = wire.Harm[chosen.how.upper()]
-        with visiting.visit(link, meta) as volume:
-            done = link.run(harm_replica(volume, server, path, chosen.replica, how, seed))
-    finally:
-        link.close()
-    print(f"block {done.block} of {chosen.path}, replica {chosen.replica} on {chosen.port}:")
-    if how is wire.Harm.LOSE:
-        print("  forgotten")
-    elif how is wire.Harm.STALE:
-        print(f"  set back to an older content, which differs from byte {done.offset} on")
-    else:
-        print(f"  before, at byte {done.offset}: {done.before.hex(' ')}")
-        print(f"  after,  at byte {done.offset}: {done.after.hex(' ')}")
-    return 0
+def _corrupt(words: Sequence[str]) -> int:
+    chosen = _settled(corrupt_parser(), words)
+    with journal.Aloud("zdfs-corrupt"), closing(Link(keys=chosen.keys)) as link:
+        return harm.command(link, chosen)
 
 
-def _zdfs(arguments: Sequence[str]) -> int:
+def zdfs_parser() -> Parser:
+    """The arguments of zdfs."""
     parser = _parser("zdfs", "Look after a zdfs cluster.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    status = commands.add_parser("status", help="servers, blocked writes, rebuilds, events")
-    where = commands.add_parser("where", help="which server holds which replica of which block")
-    where.add_argument("path", help="a path inside the file system, or on a mount of this machine")
-    check = commands.add_parser(
-        "fsck", help="is everything where it must be? while the cluster works",
-        description=FSCK, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    check.add_argument(
-        "--repair", action="store_true", help="mend what can be mended without a guess; check again"
-    )
-    scrub.options(commands)
-    watch.options(commands)
-    impact.options(commands)
-    why.options(commands)
-    checkup.options(commands)
-    drill.options(commands)
-    faults = commands.add_parser("faults", help="faults on purpose (needs --faults on the node)")
-    kinds = faults.add_subparsers(dest="fault", required=True, metavar="skip")
-    skip = kinds.add_parser("skip", help="let commits go ahead without a server")
-    skip.add_argument("port", help="the dataserver's PORT or HOST:PORT")
-    skip.add_argument("switch", choices=["on", "off"])
-    metacommand.declare(commands)
-    policy, owed = owing.declare(commands)
-    for one in (status, where, check, skip, policy, owed):
-        one.add_argument("--meta", metavar="ADDR", help=f"the metaserver ({visiting.META})")
-    for one in (status, where, check, policy, owed):
-        one.add_argument("--json", action="store_true", help="facts with stable keys")
-    chosen = parser.parse_args(arguments)
-    link = Link()
-    try:
-        return DOERS[chosen.command](link, chosen)
-    finally:
-        link.close()
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for one in COMMANDS:
+        one.options(commands)
+    for below in [*arguments.parsers(parser)][1:]:
+        arguments.options(below, below=True)
+    return parser
 
 
-def _status(link: Link, chosen: argparse.Namespace) -> int:
-    facts = link.run(admin.status(meta_of(chosen)))
-    print(json.dumps(facts, indent=2) if chosen.json else admin.status_text(facts))
-    return 0
-
-
-def _where(link: Link, chosen: argparse.Namespace) -> int:
-    path, meta = visiting.inside(chosen.path, None)
-    with visiting.visit(link, addresses.parse(chosen.meta or meta or visiting.META)) as volume:
-        facts = link.run(admin.where(volume, path))
-    print(json.dumps(facts, indent=2) if chosen.json else admin.where_text(facts))
-    return 0
-
-
-def _fsck(link: Link, chosen: argparse.Namespace) -> int:
-    meta = meta_of(chosen)
-    before: findings.Report | None = None
-    try:
-        link.run(admin.find_meta(meta))
-        with progress.Shown(chosen.json) as shown:
-            if chosen.repair:
-                before, report = link.run(fsck.check_and_repair(meta, shown))
-            else:
-                report = link.run(fsck.check(meta, False, shown))
-    except (StartError, Failure, KeyboardInterrupt) as error:
-        print(f"zdfs: the check was not finished: {str(error) or 'stopped'}", file=sys.stderr)
-        return findings.LOST
-    facts = findings.facts(report, before)
-    print(json.dumps(facts, indent=2) if chosen.json else findings.text(report, before))
-    return report.status
-
-
-def _skip(link: Link, chosen: argparse.Namespace) -> int:
-    meta, server = meta_of(chosen), addresses.parse(chosen.port)
-    link.run(admin.find_meta(meta))
-    found = link.run(call(Peer(meta), wire.GetStatus()))
-    slots = {one.member.address: one.member.slot for one in found.servers}
-    if server not in slots:
-        known = ", ".join(addresses.short(address) for address in slots)
-        raise StartError(f"no dataserver has port {chosen.port}; there are {known}")
-    link.run(call(Peer(meta), wire.Skip(slots[server], chosen.switch == "on")))
-    print(f"commits {'skip' if chosen.switch == 'on' else 'wait for'} dataserver {chosen.port}")
-    return 0
-
-
-DOERS = {
-    "status": _status,
-    "where": _where,
-    "fsck": _fsck,
-    "faults": _skip,
-    "scrub": scrub.command,
-    "watch": watch.command,
-    "impact": impact.command,
-    "why": why.command,
-    "health": checkup.command,
-    "drill": drill.command,
-    "meta": metacommand.command,
-    **owing.DOERS,
-}
+def _zdfs(words: Sequence[str]) -> int:
+    chosen = _settled(zdfs_parser(), words)
+    with journal.Aloud("zdfs"), closing(Link(keys=getattr(chosen, "keys", None))) as link:
+        done: int = chosen.do(link, chosen)
+        return done
 
 
 def node() -> int:
@@ -481,6 +466,16 @@ def node() -> int:
 def mount() -> int:
     """zdfs-mount"""
     return main("zdfs-mount", _mount, sys.argv[1:])
+
+
+def helper() -> int:
+    """mount.zdfs"""
+
+    def command(words: Sequence[str]) -> int:
+        asked = mounting.order(mounting.parser(Parser).parse_args(words))
+        return mounting.run(asked, arguments.own(mount_parser()), _mount)
+
+    return main("mount.zdfs", command, sys.argv[1:])
 
 
 def corrupt() -> int:

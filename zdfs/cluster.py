@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from zdfs import addresses, limits, wire
 from zdfs.chain import NO_COPIES, CopySet
-from zdfs.ids import Epoch, Incarnation, Slot
+from zdfs.ids import INCARNATIONS, Epoch, Incarnation, Slot
 from zdfs.schema import Server
 from zdfs.wire import State
 
@@ -81,6 +81,15 @@ def mistyped(report: wire.Report, others: Mapping[Slot, Heard]) -> str:
         return ""
     shown = " ".join(addresses.short(a) for a in first.addresses)
     return f"its list of ports differs from that of slot {first.slot}: {shown}"
+
+
+def unlikely(report: wire.Report) -> str:
+    """Why nothing that it says is believed: no metaserver can count so far, or claim more; "" if it
+    may be."""
+    newest = max(report.promised, report.served_incarnation)
+    if newest < INCARNATIONS - 2:
+        return ""
+    return f"it speaks of incarnation {newest} of the metaserver: there can't be so many"
 
 
 def same_boot(server: Server, report: wire.Report) -> bool:

@@ -9,15 +9,19 @@ import contextlib
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from zdfs import addresses, limits, placement, wire
 from zdfs.calls import Ask, Condition, Peer, call, call_all, notify, now, sleep, wait
 from zdfs.checksum import Seal
-from zdfs.errors import Damaged, Failure, Interrupted, NoSession, Posix, Unavailable, Unreachable
-from zdfs.ids import ROOT, BlockNo, Epoch, Incarnation, Ino, Name, Policy, Session, Slot, Token
-from zdfs.ids import Version
+from zdfs.errors import Damaged, Failure, Interrupted, NoPass, NoSession, Posix
+from zdfs.errors import Refused, Unavailable, Unreachable
+from zdfs.ids import NOTHING, ROOT, BlockNo, Epoch, Incarnation, Ino, PageNo, Policy, Session, Slot
+
+from zdfs.permits import Permits
 from zdfs.wire import State
 
 log = logging.getLogger("zdfs.mount")
@@ -27,10 +31,8 @@ R = TypeVar("R", bound=wire.Reply)
 # were all slots held by these, two mounts could wait for one another for ever.
 WAITING = (wire.Grant, wire.Open, wire.Create, wire.Lock)
 
-# A version that nobody has: to ask for it is to ask whether a server serves.
-NOTHING = wire.Wanted(
-    Name(Ino(0), BlockNo(0), Version(Token(0), 0)), Seal(0, 0), Epoch(0), Slot(0), 0
-)
+PASSES = 3  # so often a server is shown a new pass, before its refusal counts
+WHETHER = wire.Wanted(NOTHING, Seal(0, 0), Epoch(0), Slot(0), 0)  # ... a server serves
 
 
 class Driver(Protocol):
@@ -66,8 +68,10 @@ class Contact:
         self.scarce: set[Slot] = set()  # ... also by policy quorum
         self.missed: dict[Slot, float] = {}  # had no answer to a Put, and gave none since; when
         self.without: set[Slot] = set()  # the log has said that writes go on without them
+        self.permits = Permits()
         self.policies: dict[Ino, tuple[Policy, float]] = {}  # when it was heard
         self.waiting_writers = 0
+        self.retried: Counter[str] = Counter()  # requests that were sent again, by kind
         self.meta_silent = False  # it did not answer the last time
         self.meta_silent_since = 0.0  # when that began; 0.0: it answers
         self.born = Condition()
@@ -86,7 +90,7 @@ class Contact:
             raise Failure(f"{addresses.short(self.meta)} is a dataserver, not a metaserver")
         if identity.host == addresses.host_id():
             self.driver.near(self.meta)
-        request = wire.OpenSession(os.urandom(16), socket.gethostname(), self.mount)
+        request = wire.OpenSession(os.urandom(16), socket.gethostname(), self.mount, wire.spoken())
         opened: wire.SessionOpened = await self._until_answered(request)
         if self.cluster and opened.cluster != self.cluster:
             raise Failure("the metaserver now serves another cluster: mount again")
@@ -102,11 +106,13 @@ class Contact:
             try:
                 answer = await call(self.meta, request)
             except (Unreachable, Unavailable) as error:
+                self.retried[type(request).__name__] += 1
                 self._meta_is_silent(error)
                 await self._meta_pause(error)
                 continue
             self.meta_answers()
             assert isinstance(answer, wire.Reply)
+            self.permits.take(answer)
             return answer  # type: ignore[return-value]
 
     async def ask_briefly(self, request: wire.Request[R]) -> R | None:
@@ -119,6 +125,7 @@ class Contact:
             self._meta_is_silent(error)
             return None
         assert isinstance(answer, wire.Reply)
+        self.permits.take(answer)
         return answer  # type: ignore[return-value]
 
     async def watch_meta(self) -> None:
@@ -128,7 +135,7 @@ class Contact:
             if self.meta_silent:
                 try:
                     await call(self.meta, wire.GetAttributes(ROOT))
-                except (Unreachable, Unavailable):
+                except (Unreachable, Unavailable, Refused):
                     continue
                 self.meta_answers()
 
@@ -172,8 +179,9 @@ class Contact:
         while self.driver.session == session:
             await wait(self.born, limits.RETRY_S)
 
-    async def change(self, request: wire.Request[R]) -> R:
-        """A change on the metaserver, applied exactly once, until it is answered.
+    async def change(self, request: wire.Request[R], only: Session | None = None) -> R:
+        """A change on the metaserver, applied exactly once, until it is answered.  `only`: in this
+        session, or not at all.
 
         NoSession: the session died meanwhile, and nobody knows whether it was applied.
         """
@@ -184,7 +192,7 @@ class Contact:
         try:
             while True:
                 session = self.driver.session
-                answer = await self._change(request, slot, session)
+                answer = await self._change(request, slot, only or session)
                 if answer is not None:
                     return answer
                 await self._reborn(session)
@@ -193,12 +201,24 @@ class Contact:
             notify(self._freed)
 
     async def close(self) -> None:
-        """End the session."""
+        """End the session.  Nothing of ours depends on it: a metaserver that is silent will end it
+        by itself, so nobody waits for one for long."""
         self.closed = True  # the heartbeat may still be told that it ended
-        while not self._free:
-            await wait(self._freed)
-        with contextlib.suppress(NoSession):  # the answer that said so was lost
-            await self._change(wire.CloseSession(), self._free.pop(), self.driver.session)
+        end = await now() + limits.GOODBYE_S
+        while not self._free and await now() < end:
+            await wait(self._freed, limits.RETRY_S)
+        slot = self._free.pop() if self._free else 0
+        place = slot, self._sequences[slot] + 1
+        while await now() < end:
+            try:
+                with contextlib.suppress(NoSession):  # the answer that said so was lost
+                    await call(self.meta, wire.CloseSession(), limits.TIMEOUT_S, place)
+                return
+            except (Unreachable, Unavailable):
+                await sleep(limits.RETRY_S)
+        log.warning(
+            "the metaserver does not hear that this mount ends; it will miss it, and end it"
+        )
 
     async def _change(self, request: wire.Request[R], slot: int, session: Session) -> R | None:
         """In one session; None: it had ended before, nothing happened."""
@@ -216,6 +236,7 @@ class Contact:
                 return None
             except (Unreachable, Unavailable) as error:
                 unsure = unsure or isinstance(error, Unreachable)
+                self.retried[type(request).__name__] += 1
                 try:
                     await self._before_the_next(request, error)
                 except Interrupted:
@@ -226,6 +247,7 @@ class Contact:
                 continue
             self.meta_answers()
             assert isinstance(answer, wire.Reply)
+            self.permits.take(answer)
             return answer  # type: ignore[return-value]
 
     # --- the map -------------------------------------------------------------------------------
@@ -352,7 +374,7 @@ class Contact:
             slots = [s for s in known if self.map.members[s].state is not State.DOWN]
             if not slots:
                 continue
-            check = wire.Check(self.cluster, (NOTHING,))
+            check = wire.Check(self.cluster, (WHETHER,))
             asks: list[tuple[Slot, wire.Request[Any]]] = [(slot, check) for slot in slots]
             for (slot, _), answer in zip(asks, await self.ask_servers(asks, limits.TIMEOUT_S)):
                 if isinstance(answer, wire.Checked):
@@ -419,7 +441,40 @@ class Contact:
         asks: Sequence[tuple[Slot, wire.Request[Any]]],
         timeout_s: float = limits.BULK_TIMEOUT_S,
     ) -> list[wire.Message | Failure]:
-        """Ask several dataservers at once; silence makes suspects, an answer clears them."""
+        """Ask several dataservers at once; silence makes suspects, an answer clears them.  Who is
+        shown a pass that has ended is asked again with a new one.  Who refuses the pass for all
+        files that the metaserver gives us has heard less or more than that: they will agree."""
+        answers = await self._ask_servers(asks, timeout_s)
+        for _ in range(PASSES):
+            again = [place for place, answer in enumerate(answers) if isinstance(answer, NoPass)]
+            if not again:
+                break
+            renewed = [(asks[place][0], await self._renewed(asks[place][1])) for place in again]
+            for place, answer in zip(again, await self._ask_servers(renewed, timeout_s)):
+                answers[place] = answer
+        return [
+            (
+                Unavailable(answer.text)
+                if isinstance(answer, NoPass) and self.permits.whole
+                else answer
+            )
+            for answer in answers
+        ]
+
+    async def _renewed(self, request: wire.Request[Any]) -> wire.Request[Any]:
+        """With a pass as the metaserver gives it now."""
+        assert isinstance(request, (wire.Get, wire.Put))
+        ino = request.blocks[0].name.ino
+        if self.permits.of(ino) == request.permit:
+            with contextlib.suppress(Posix):  # then the dataserver's word stands
+                await self.ask_briefly(wire.ReadMap(ino, PageNo(0), 1))
+        if self.permits.of(ino) == request.permit:
+            await wait(self.permits.moved, limits.RETRY_S)  # or heartbeats bring one
+        return replace(request, permit=self.permits.of(ino))
+
+    async def _ask_servers(
+        self, asks: Sequence[tuple[Slot, wire.Request[Any]]], timeout_s: float
+    ) -> list[wire.Message | Failure]:
         asked = await now()
         answers = await call_all([Ask(self.peer(s), request, timeout_s) for s, request in asks])
         at = await now()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from errno import EEXIST, EISDIR, ESTALE
+from itertools import islice
 
 from zdfs import addresses, cluster, debts, extents, holes, limits, namespace, placement, wire
 from zdfs.calls import clock, now, sleep, wait
@@ -20,7 +21,8 @@ from zdfs.ids import Ino, PageNo, Session, Slot, Token
 from zdfs.ledger import Ledger
 from zdfs.membership import Membership
 from zdfs.namespace import Newborn
-from zdfs.ports import Caller
+from zdfs.orphans import Orphans
+from zdfs.ports import Caller, Push
 from zdfs.sessions import Held, Sessions
 from zdfs.tables import Tables, View
 
@@ -36,8 +38,8 @@ class Contents:
 
     def __init__(self, ledger: Ledger, sessions: Sessions, members: Membership):
         self.ledger, self.sessions, self.members = ledger, sessions, members
-        self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
-        self.orphans: dict[Ino, None] = {}
+        self.pushes: list[Push] = []
+        self.orphans = Orphans()
         self._later: dict[Ino, float] = {}  # damaged orphans, and when they are tried again
 
     async def _changing(self) -> int:
@@ -61,7 +63,8 @@ class Contents:
         held.recalled_at = at
         if mount.address:
             recalled = wire.Recalled(ino, held.token)
-            self.pushes.append((mount.address, held.session, wire.Recall(recalled)))
+            recall = wire.Recall(recalled)
+            self.pushes.append(Push(mount.address, held.session, recall, mount.protocol))
 
     async def _alone(self, session: Session, ino: Ino) -> tuple[float, int]:
         """Wait until nobody else may write the file; what time it is then, by both clocks."""
@@ -325,13 +328,17 @@ class Contents:
                 continue
             at = await now()
             self._later = {ino: due for ino, due in self._later.items() if due > at}
-            due = [ino for ino in self.orphans if ino not in self._later][:REAP_FILES]
-            for ino in due:
+            due = (ino for ino in self.orphans if ino not in self._later)
+            for ino in list(islice(due, REAP_FILES)):
                 if ino not in self.orphans:  # mended while another one was healed
                     continue
-                self.orphans[ino] = self.orphans.pop(ino)  # looked at again after the others
-                if not self.sessions.is_open(ino) and not await self._reap_one(ino, at):
+                self.orphans.turn(ino)
+                if self.may_go(ino) and not await self._reap_one(ino, at):
                     break
+
+    def may_go(self, ino: Ino) -> bool:
+        """Whether nobody needs an orphan: nobody has it open, nor what stood in it."""
+        return not self.sessions.is_open(ino) and not self.orphans.holds(ino)
 
     async def _reap_one(self, ino: Ino, at: float) -> bool:
         """A slice; False: there is more to do, or what was damaged came back from a copy."""
@@ -349,7 +356,7 @@ class Contents:
             self._later[ino] = at + REAP_AGAIN_S
             return True
         if done:
-            self.orphans.pop(ino, None)
+            self.orphans.discard(ino)
         return done
 
 

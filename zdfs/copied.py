@@ -365,14 +365,16 @@ class CopiedStore:
         yet.  `told`: of each copy its records, and the keys that changed since then, of which it
         can't say anything.  No change of any round."""
         wrong: list[tuple[bytes, bytes | None]] = []
-        unsaid = False
+        unsaid, several = False, min(2, len(self.copies.slots))
         with self.inner.write() as txn:
             ours = dict(scan_past_damage(txn, low, high))
             for key in sorted(ours.keys() | set().union(*(there for there, _ in told))):
                 votes = [there.get(key) for there, changed in told if key not in changed]
                 own = ours.get(key)
-                unsaid |= isinstance(own, Damaged) and not votes
                 right = elected(own, votes) if votes else own
+                if isinstance(own, Damaged) and right is None and len(votes) < several:
+                    right = own  # that one copy has none proves nothing: it may have lost it
+                unsaid |= isinstance(right, Damaged)
                 if right is own or isinstance(right, Damaged) or right == own:
                     continue
                 wrong.append((key, right))

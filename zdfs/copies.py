@@ -110,6 +110,17 @@ def judge(
     return Verdict(source=best, copies=copies)
 
 
+def ahead(known: Head, reports: Mapping[Slot, Heard], incarnation: Incarnation) -> list[Slot]:
+    """Who has a newer copy than that, and is about to promise itself: `reports` are of the living.
+    A metaserver that started without it would only find itself behind as soon as it has."""
+    return [
+        slot
+        for slot, heard in sorted(reports.items())
+        if heard.report.promised < incarnation and heard.report.copy.whole
+        if order(heard.report.copy.head) > order(known)
+    ]
+
+
 def order(head: Head) -> tuple[int, int]:
     """The larger, the newer."""
     return head.incarnation, head.round

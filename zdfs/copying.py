@@ -73,6 +73,7 @@ class Copying:
         self._taken: dict[Slot, tuple[object, float]] = {}  # how far each came, and since when
         self._failed: dict[Slot, float] = {}  # when it could last not take over
         self._numbers = itertools.count(1)  # of sets: no other incarnation makes the same
+        self._unsettled = ""  # why the set that all know can't be recorded
         self.damaged = False  # a record of ours can't be read, so no copy can be filled
         self.proof = Proof(ledger, store, self._sources, self._first)
         self.news = store.news  # also: a server is back, the set changed
@@ -325,7 +326,13 @@ class Copying:
                 self.down_since.setdefault(slot, at)
         if not self.allowed or self.ledger.cluster is None:
             return
-        self._strive(at)
+        try:
+            self._strive(at)
+            self._unsettled = ""
+        except Failure as error:  # no room, or a page that can't be read: at the next look
+            if str(error) != self._unsettled:
+                log.error("the set of copies can't be changed, tried again: %s", error)
+            self._unsettled = str(error)
         self._stand(at)
         members = [living[slot] for slot in self.copies.slots if slot in living]
         if not all(heard.report.copy.agrees for heard in members):

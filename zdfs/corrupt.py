@@ -40,7 +40,7 @@ async def corrupt(
     if not candidates:
         raise StartError(
             f"dataserver {addresses.short(server)} holds replica {replica} of no block of "
-            f"{path.decode(errors='replace')}"
+            f"{path.decode(errors='replace')}: 'zdfs where' says what it holds"
         )
     refusal: Posix | None = None
     for block, name in random.Random(seed).sample(candidates, len(candidates)):

@@ -18,14 +18,19 @@ from dataclasses import replace
 from typing import Any
 
 from zdfs import __version__, addresses, checksum, limits, recovery, wire
+from zdfs.admission import Admission
 from zdfs.calls import Peer, Trap, call, clock, notify, now, sleep, wait
 from zdfs.collecting import Collector
+from zdfs.doubts import Doubts
 from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, NoSpace, StartError
-from zdfs.errors import Unavailable
+from zdfs.errors import Outdated, Unavailable
+from zdfs.gauges import DataParts, of_data
 from zdfs.healing import Healer
-from zdfs.ids import Incarnation, Round, Session, Slot
+from zdfs.ids import Incarnation, Round, Slot
+from zdfs.lineage import Writer, signed
+from zdfs.measures import Meter, Role
 from zdfs.mirror import Mirror
-from zdfs.ports import BlockStore, Caller, Handler, MetaStore
+from zdfs.ports import BlockStore, Caller, Handler, MetaStore, Push
 from zdfs.schema import DataState
 from zdfs.scrubbing import Scrubber
 from zdfs.upkeep import Upkeep
@@ -48,21 +53,27 @@ class Data:
         faults: bool = False,
         rates: recovery.Rates = recovery.Rates(),
         copy: MetaStore | None = None,
+        meter: Meter | None = None,
     ):
         """`copy`: where a copy of the metadata may stand."""
         self.store, self.slot, self.meta = store, slot, Peer(meta)
         self.ring, self.faults = ring, faults
+        self.meter = meter or Meter(Role.DATA)
         self.healer = Healer(store, slot, ring, self.meta, rates)
         self.scrubber = Scrubber(self.healer)
         self.mirror = None if copy is None else Mirror(store, copy)
+        self.doubts = Doubts(self.healer)
         self.collector = Collector(self.healer)
         self.upkeep = Upkeep(self.healer)
+        self.admission = Admission()
+        parts = DataParts(store, self.healer, self.scrubber, self.collector, self.mirror)
+        self.meter.sources["room"] = lambda: of_data(parts)
         self.note = "waiting for the metaserver"
         self.welcomed = False  # since this start
         self.met: float | None = None  # when what the metaserver last answered was asked
         self.stated = Round(0)  # a vote is reported once this round is synced, never before
         self.ticket = 0  # of the newest answer to a report: proof that the next one is no late one
-        self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
+        self.pushes: list[Push] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.handlers: Mapping[type[wire.Message], Handler] = {
             wire.Identify: self.identify,
@@ -81,10 +92,15 @@ class Data:
             wire.ReadCopy: self.read_copy,
             wire.ReadRounds: self.read_rounds,
             wire.Scrub: self.scrub,
+            wire.GetMeasures: self.meter.tell,
         }
 
     incarnation = Incarnation(0)
     ended = False
+
+    def welcome(self, caller: Caller, request: wire.Message) -> None:
+        """Where there are keys: not everybody, not for everything."""
+        self.admission.welcome(caller, request)
 
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
         """Nothing here needs a slot: every request is idempotent by name."""
@@ -98,7 +114,9 @@ class Data:
         """What runs beside the requests."""
         return [
             ("report", self.report()),
+            ("sign", self.sign()),
             *self.healer.tasks(),
+            *self.doubts.tasks(),
             *(self.mirror.tasks() if self.mirror else ()),
             ("collect", self.collector.collect()),
             *self.scrubber.tasks(),
@@ -111,9 +129,9 @@ class Data:
         """Who is here."""
         state = self.store.state
         return wire.Identity(
-            wire.Role.DATA, __version__, state.cluster, state.uuid, self.slot, self.healer.state,
-            self.faults, addresses.host_id(), self.meta, self.note,
-            await clock(),
+            wire.Role.DATA, wire.released(caller.head.protocol), state.cluster, state.uuid,
+            self.slot, self.healer.state, self.faults, addresses.host_id(), self.meta, self.note,
+            await clock(), wire.spoken(), state.format, state.lineage,
         )  # fmt: skip
 
     def _ours(self, cluster: bytes) -> None:
@@ -152,12 +170,12 @@ class Data:
                 self.store.append(block.name, block.seal, block.epoch, block.start, data)
 
     async def get(self, request: wire.Get, caller: Caller) -> wire.Got:
-        """Read versions; what isn't whole is repaired if the reader wants that."""
+        """Read versions; what isn't whole is looked at if the reader wants that, and repaired."""
         self.healer.used_at = await now()
         held, data = self._read(request.cluster, request.blocks)
         for want, state in zip(request.blocks, held):
             if state is not Held.OK and request.repair:
-                self.healer.mend(want, state)
+                self.doubts.told(want, state)
         return wire.Got(held, data)
 
     async def fetch(self, request: wire.Fetch, caller: Caller) -> wire.Fetched:
@@ -301,6 +319,15 @@ class Data:
             joining = self.healer.state is State.JOINING  # nobody wants to wait for that
             await wait(self.healer.wake, limits.JOIN_S if joining else limits.BEAT_S)
 
+    async def sign(self) -> None:
+        """Record that this release writes here."""
+        at_ns = await clock()
+        state = self.store.state
+        writer = Writer(__version__, wire.spoken().newest, state.format, at_ns)
+        lineage = signed(state.lineage, writer)
+        if lineage != state.lineage:
+            self.store.set_state(replace(state, lineage=lineage))
+
     async def _report_once(self) -> None:
         at, asked = await clock(), await now()
         events = self._news(at)
@@ -313,11 +340,14 @@ class Data:
             served_incarnation=state.served_incarnation, served_round=state.served_round,
             reconciled=state.reconciled, events=events, first_event=self.healer.first_event,
             ticket=self.ticket, copy=self.mirror.report() if self.mirror else wire.NO_COPY,
+            protocols=wire.spoken(),
         )  # fmt: skip
         try:
             told = await call(self.meta, request)
         except Failure as error:
             shown = addresses.short(self.meta)
+            if isinstance(error, Outdated) and not self.welcomed:
+                raise StartError(f"dataserver {self.healer.here} can't join: {error}")
             if isinstance(error, BadMessage) and not self.welcomed:
                 raise StartError(f"{shown} is not the metaserver, name it with --meta: {error}")
             note = f"the metaserver at {shown} does not answer"
@@ -328,6 +358,7 @@ class Data:
             return
         self.met = self.healer.heard_at = asked
         self.ticket = told.ticket
+        self.admission.secrets.heard(told.secrets, asked)
         if told.granted and not told.refused:  # recorded
             while self.healer.first_event < request.first_event + len(events):
                 self.healer.events.popleft()
@@ -344,10 +375,11 @@ class Data:
     def health(self, at: float) -> wire.Health:
         """What people want to know."""
         space, state = self.store.space(), self.store.state
+        free = space.free_bytes + self.store.reclaimable_bytes()
         progress = self.healer.progress
         rounds, round_bytes = self.mirror.logged() if self.mirror else (0, 0)
         return wire.Health(
-            self.healer.state, space.total_bytes, max(0, space.free_bytes),
+            self.healer.state, space.total_bytes, free,
             max(0, space.blocks - rounds), max(0, space.used_bytes - round_bytes),
             progress.shown(at) if progress else None, state.damaged, state.repaired,
             self.counts["refused"], checksum.engine(), self.scrubber.shown(),

@@ -11,6 +11,7 @@ from zdfs.ids import Ino
 from zdfs.wire import Attributes
 
 _DIRENT = struct.Struct("=QQII")  # ino, off, namelen, type; the name follows, padded to 8 bytes
+LEAST_BYTES = _DIRENT.size + 8  # of a name
 # fuse_entry_out: nodeid, generation, entry_valid, attr_valid, the ns of both; fuse_attr: ino, size,
 # blocks, atime, mtime, ctime, the ns of them, mode, nlink, uid, gid, rdev, blksize, flags
 _ENTRY = struct.Struct("=QQQQII" + "QQQqqqIIIIIIIIII")

@@ -13,9 +13,13 @@ request may be sent again under the same id).  `code` is its name on the wire an
     |- BadMessage       the peer sent something that is not our protocol
     |- Foreign          another cluster, another slot, an older store
     |- NoSession        the session is unknown or has died
+    |- NoPass           a dataserver wants another word of the metaserver's: ask it again
     |- FaultsForbidden  the node was started without --faults
+    |- Outdated         one end is too old for the other, or for what is asked; the text says which
     |- Unavailable      try again: the server is up, but can't answer this yet
     |- Unreachable      try again: no reply in time
+    |- Mistrusted       no reply, because of keys; a client's own, never on the wire
+    |- Refused          this key may not, or not any more
     |- Silent           nobody who has a block answers just now; a mount's own, never on the wire
     `- Interrupted      the caller was signalled while it waited
 
@@ -108,6 +112,14 @@ class FaultsForbidden(Failure):
     number = errno.EPERM
 
 
+class NoPass(Failure):
+    """A client showed no pass, one that has ended, or one for something else (EACCES): the
+    metaserver gives another to whoever still may."""
+
+    code = 14
+    number = errno.EACCES
+
+
 class Unavailable(Failure):
     """The server answers, but not this, not yet: try again."""
 
@@ -124,6 +136,18 @@ class Unreachable(Failure):
     number = errno.ETIMEDOUT
 
 
+class Mistrusted(Unreachable):
+    """Who answers at an address isn't known to be our server: it has no keys, or others, or wants
+    some; the text says it."""
+
+
+class Refused(Failure):
+    """The server does not let this key in, or not any more (EACCES)."""
+
+    code = 13
+    number = errno.EACCES
+
+
 class Silent(Failure):
     """Every server that may have a block was silent for too long (EIO for a reader)."""
 
@@ -135,6 +159,14 @@ class Interrupted(Failure):
 
     code = 12
     number = errno.EINTR
+
+
+class Outdated(Failure):
+    """One end is too old for the other, or for what was asked of it (EPROTO).  The text says who is
+    to be upgraded; details: the oldest and the newest protocol of who answers."""
+
+    code = 15
+    number = errno.EPROTO
 
 
 class StartError(Exception):
@@ -160,9 +192,12 @@ BY_CODE: dict[int, type[Failure]] = {
         Foreign,
         NoSession,
         FaultsForbidden,
+        NoPass,
         Unavailable,
         Unreachable,
         Interrupted,
+        Refused,
+        Outdated,
     )
 }
 

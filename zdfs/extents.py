@@ -359,7 +359,7 @@ def inventory(
     after_ino: Ino,
     after_page: int,
     servers_of_epoch: Callable[[Epoch], int],
-    most_pages: int = 128,
+    most_pages: int = limits.INVENTORY_PAGES,
     most_bytes: int = limits.LISTING_BYTES,
     most_examined: int = limits.INVENTORY_EXAMINED,
 ) -> Stock:

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from zdfs.amounts import printable
 from zdfs.ids import Ino
 from zdfs.wire import Flaw
 
@@ -249,8 +250,7 @@ def _listed(word: str, report: Report) -> list[str]:
 
 def _line(one: Finding) -> str:
     where = f"inode {one.ino}" if one.path is None else os.fsdecode(one.path)
-    shown = where.encode(errors="backslashreplace").decode()
     block = "" if one.block is None else f" block {one.block}"
     at = "" if one.address is None else f" on {one.address} (slot {one.slot})"
     done = f"; mended: {one.mended}" if one.mended else ""
-    return f"{shown}{block}{at}: {one.text}{done}"
+    return f"{printable(where)}{block}{at}: {one.text}{done}"

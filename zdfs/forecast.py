@@ -117,7 +117,9 @@ def foresee(
     """
     tally = Tally(request.name)
     examined, ino = 0, request.ino
-    first = schema.inode_key(ino if request.page >= 0 else Ino(ino + 1))
+    first = schema.inode_key(ino)
+    if request.page < 0:
+        first = schema.after(first)
     for key, payload in scan_past_damage(view.read, first, schema.after(b"i")):
         ino, examined = Ino(schema.number_of_key(key)), examined + 1
         after = request.page if ino == request.ino else -1

@@ -304,6 +304,12 @@ def binding() -> Fuse:
     return Fuse(_module())
 
 
+def version() -> str:
+    """That of libfuse; StartError likewise."""
+    module = _module()
+    return f"{module.fuse_version_major}.{module.fuse_version_minor}"
+
+
 _PYTHON = ctypes.pythonapi
 _PYTHON.PyMemoryView_FromMemory.restype = ctypes.py_object
 _PYTHON.PyMemoryView_FromMemory.argtypes = [c_void_p, ctypes.c_ssize_t, c_int]

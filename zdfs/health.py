@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from zdfs import addresses, forecast, limits, wire
+from zdfs import addresses, forecast, limits, schema, wire
+from zdfs.amounts import lasting, size
 from zdfs.ids import Policy, Slot
 from zdfs.reasons import Facts, reasons
 from zdfs.wire import State
@@ -23,6 +24,10 @@ SKEW_S = 0.5  # clocks further apart make times of files jump from mount to moun
 FILES = 4096  # open files that a server or a mount may have
 OLD_S = 2 * limits.SCRUB_PERIOD_S  # a full scrub that is older
 SILENT_MS = 2**60  # above: never heard
+ALLOWED = (
+    "look at --meta; where the cluster has keys, give --keys DIR, of a key that sees all of the "
+    "file system"
+)
 
 
 class Grade(enum.IntEnum):
@@ -63,6 +68,9 @@ class Seen:
     engine: str = ""  # of this machine's checksums
     fuse: str = ""  # why this machine can't mount; empty: it can
     files: int = FILES  # that a process here may have open
+    spoken: wire.Protocols = wire.ONLY_FIRST  # ours
+    misfits: Mapping[str, str] = field(default_factory=dict)  # who can't be spoken with, and why
+    refusal: str = ""  # why the metaserver does not tell us; empty: it does, or is silent
 
 
 def checks(seen: Seen) -> list[Check]:
@@ -83,6 +91,11 @@ def checks(seen: Seen) -> list[Check]:
     return [*found, *_releases(seen), *_clocks(seen), *_engines(seen), *_here(seen)]
 
 
+def untold(meta: str, refusal: str) -> str:
+    """Somebody answers there, and not us."""
+    return f"the metaserver at {addresses.short(meta)} does not tell us: {refusal}"
+
+
 def worst(found: Sequence[Check]) -> Grade:
     """The exit status."""
     return max((check.grade for check in found), default=Grade.OK)
@@ -90,6 +103,9 @@ def worst(found: Sequence[Check]) -> Grade:
 
 def _metaserver(seen: Seen) -> Iterator[Check]:
     facts = seen.facts
+    if seen.refusal:
+        yield Check("metaserver", Grade.CRITICAL, untold(facts.meta, seen.refusal), ALLOWED)
+        return
     found = [one for one in reasons(facts) if one.kind in ("metaserver", "votes")]
     for one in found:
         yield Check("metaserver", Grade.CRITICAL, one.what, one.unblock)
@@ -157,10 +173,10 @@ def _space(seen: Seen, status: wire.Status) -> Iterator[Check]:
     least = min(known, key=lambda one: one.health.free_bytes / one.health.total_bytes)
     health, shown = least.health, _shown(least)
     share = health.free_bytes / health.total_bytes
-    text = f"dataserver {shown} has {_size(health.free_bytes)} left, {share:.0%} of its disk"
+    text = f"dataserver {shown} has {size(health.free_bytes)} left, {share:.0%} of its disk"
     left_s = _full_in_s(seen, least)
     if left_s is not None:
-        text += f"; at the rate of the last {seen.over_s:.0f} s it is full in {_time(left_s)}"
+        text += f"; at the rate of the last {seen.over_s:.0f} s it is full in {lasting(left_s)}"
     advice = "delete files, or give its disk more room; no restart is needed"
     if health.free_bytes < limits.BLOCK_BYTES:
         yield Check("space", Grade.CRITICAL, f"{text}: what needs room fails (ENOSPC)", advice)
@@ -195,7 +211,7 @@ def _replicas(status: wire.Status) -> Iterator[Check]:
             fine = False
             yield Check(
                 name, Grade.WARNING,
-                f"dataserver {_shown(one)} is owed {one.owed} blocks, {_size(one.owed_bytes)}",
+                f"dataserver {_shown(one)} is owed {one.owed} blocks, {size(one.owed_bytes)}",
                 "nothing while it is up: it collects them; zdfs debts says of which files",
             )  # fmt: skip
     if fine:
@@ -244,18 +260,67 @@ def _pace(seen: Seen) -> Iterator[Check]:
 
 
 def _releases(seen: Seen) -> Iterator[Check]:
+    """Whether everybody runs the same, and else whose turn it is."""
+    for address, text in seen.misfits.items():
+        shown = addresses.short(address)
+        yield Check("releases", Grade.CRITICAL, f"{shown} can't be spoken with", text)
     found = {seen.release, *(one.identity.release for one in seen.answers.values())}
-    if len(found) == 1:
-        yield Check("releases", Grade.OK, f"all run {seen.release}")
+    spoken = {seen.spoken, *(wire.protocols_of(one.identity) for one in seen.answers.values())}
+    older = _older(seen, max(one.newest for one in spoken))
+    if not older and len(found) == 1:
+        if not seen.misfits:
+            text = f"all run {seen.release}, protocol {seen.spoken.newest}"
+            yield Check("releases", Grade.OK, text)
         return
     each = ", ".join(
-        f"{addresses.short(address)}: {one.identity.release}"
+        f"{addresses.short(address)}: {_said(one.identity)}"
         for address, one in seen.answers.items()
     )
-    yield Check(
-        "releases", Grade.WARNING, f"this command is {seen.release}; {each}",
-        "bring all servers and mounts to one release",
-    )  # fmt: skip
+    text = f"this command is {seen.release}, {seen.spoken.shown()}; {each}"
+    held = _held_format(seen)
+    yield Check("releases", Grade.WARNING, text + held, _turn(older))
+
+
+def _said(identity: wire.Identity) -> str:
+    return f"{identity.release.partition(' ')[0]}, {wire.protocols_of(identity).shown()}"
+
+
+def _older(seen: Seen, newest: int) -> list[tuple[str, list[str]]]:
+    """Who doesn't speak the newest version, in the order in which they are to be upgraded."""
+    names: dict[wire.Role, list[str]] = {wire.Role.DATA: [], wire.Role.META: []}
+    for address, one in seen.answers.items():
+        if wire.protocols_of(one.identity).newest < newest:
+            names[one.identity.role].append(addresses.short(address))
+    status = seen.facts.status
+    meta = seen.answers.get(seen.facts.meta)
+    mounts = []  # of which an older metaserver knows nothing
+    if status is not None and meta and wire.protocols_of(meta.identity) != wire.ONLY_FIRST:
+        old = [one for one in status.sessions if one.protocols.newest < newest]
+        mounts = [f"{one.host}:{one.mount}" for one in old]
+    here = ["here"] if seen.spoken.newest < newest else []
+    order = [
+        ("the dataservers", names[wire.Role.DATA]), ("the metaserver", names[wire.Role.META]),
+        ("the mounts", mounts), ("the commands", here),
+    ]  # fmt: skip
+    return [(who, some) for who, some in order if some]
+
+
+def _turn(older: Sequence[tuple[str, list[str]]]) -> str:
+    """Dataservers first: they keep copies of the metadata, which the metaserver leaves in the old
+    format until all of them can read the new one."""
+    if not older:
+        return "bring all servers and mounts to one release"
+    (who, some), *later = older
+    turn = f"upgrade {who} {', '.join(some)} next, one at a time"
+    return turn + "".join(f", then {who} {', '.join(some)}" for who, some in later)
+
+
+def _held_format(seen: Seen) -> str:
+    meta = seen.answers.get(seen.facts.meta)
+    found = meta.identity.format if meta else 0
+    if 0 < found < schema.META_FORMAT:
+        return f"; the metadata stays in format {found} until every dataserver is upgraded"
+    return ""
 
 
 def _clocks(seen: Seen) -> Iterator[Check]:
@@ -305,18 +370,3 @@ def _here(seen: Seen) -> Iterator[Check]:
 
 def _shown(one: wire.ServerStatus) -> str:
     return addresses.short(one.member.address)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def _time(seconds: float) -> str:
-    for unit, length in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -20,6 +20,7 @@ Round = NewType("Round", int)  # a store's group commit
 ROOT = Ino(1)
 JOURNAL = Ino(0)  # the rounds of the metaserver in a dataserver's store: block = round
 COUNTER_BITS = 40  # 2^40 inodes or tokens per incarnation, 2^24 incarnations
+INCARNATIONS = 1 << (64 - COUNTER_BITS)
 
 
 class Policy(enum.IntEnum):
@@ -45,13 +46,15 @@ class Name(NamedTuple):
     version: Version
 
 
+NOTHING = Name(Ino(0), BlockNo(0), Version(Token(0), 0))
+"""A version that nobody has: to ask for it is to ask whether a server serves."""
 NOT_JOURNAL = Name(JOURNAL, BlockNo(2**64 - 1), Version(Token(2**64 - 1), 2**32 - 1))
 """All versions behind this name are of files."""
 
 
 def compose(incarnation: Incarnation, counter: int) -> int:
     """A number that no other incarnation can make.  `counter` starts at 1."""
-    assert 0 < counter < 1 << COUNTER_BITS and 0 <= incarnation < 1 << (64 - COUNTER_BITS)
+    assert 0 < counter < 1 << COUNTER_BITS and 0 <= incarnation < INCARNATIONS
     return incarnation << COUNTER_BITS | counter
 
 

@@ -231,7 +231,8 @@ class Index:
         if plain[0][0] > schema.DATA_FORMAT:
             raise StartError(
                 f"{self._directory}: a store of format {plain[0][0]}; this release knows format "
-                f"{schema.DATA_FORMAT}: start it with the newer release"
+                f"{schema.DATA_FORMAT}: start it with the newer release, or go back as "
+                "docs/UPGRADING.md says"
             )
         return records.unpack(IndexHead, payload_or_none)
 

@@ -13,17 +13,22 @@ import collections
 import errno
 import os
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from zdfs import kernel, limits, records, wire
-from zdfs.calls import clock, now
+from zdfs.calls import Trap, clock, now
 from zdfs.ids import Ino
 from zdfs.link import Link
+from zdfs.measures import Meter, Role
+from zdfs.ports import Reading
 from zdfs.volume import Volume
+from zdfs.workers import here
 
 TEXT = 200  # characters of a text
 NAME = b"system.zdfs.why"
+MEASURES = b"system.zdfs.measures"  # and the name of a metric, to go on behind it
 # Answers that say all there is to say: nobody asks why.
 PLAIN = frozenset({
     errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP, errno.ERANGE, errno.EAGAIN, errno.EEXIST,
@@ -59,8 +64,53 @@ def refused(operation: str, arguments: Sequence[Any], number: int, text: str) ->
 class Insight:
     """What this process knows of its one mount."""
 
-    def __init__(self, volume: Volume, link: Link):
+    def __init__(self, volume: Volume, link: Link, meter: Meter | None = None):
         self._volume, self._link = volume, link
+        self.meter = meter or Meter(Role.MOUNT)
+        self.meter.sources["mount"] = self._readings
+
+    # --- what it does, in numbers --------------------------------------------------------------
+
+    def done(self, operation: str, number: int) -> None:
+        """This thread has answered an operation, with that errno."""
+        took_s = time.monotonic() - here.since
+        error = errno.errorcode.get(number, str(number)) if number else ""
+        self.meter.answered(operation, took_s, error)
+        self.meter.waited(operation, self._link.spent())
+
+    def _readings(self) -> Iterator[Reading]:
+        """What is so anyway.  It may run in any thread: memory only, and copied."""
+        contact, reader = self._volume.contact, self._volume.reader
+        yield Reading("zdfs_mount_cached_bytes", reader.blocks.bytes)
+        yield Reading("zdfs_mount_dirty_bytes", self._volume.writer.dirty_bytes)
+        yield Reading("zdfs_mount_blocked_writers", contact.waiting_writers)
+        silent = contact.meta_silent_since
+        silent_s = self._link.monotonic() - silent if silent else 0.0
+        yield Reading("zdfs_mount_metaserver_silent_seconds", silent_s)
+        for request, count in list(contact.retried.items()):
+            yield Reading("zdfs_mount_retries_total", count, (request,))
+        yield Reading("zdfs_mount_cache_hits_total", reader.blocks.hits, ("blocks",))
+        yield Reading("zdfs_mount_cache_misses_total", reader.blocks.misses, ("blocks",))
+        looks = self._volume.looks
+        for cache in ("names", "attributes"):
+            yield Reading("zdfs_mount_cache_hits_total", looks[cache, True], (cache,))
+            yield Reading("zdfs_mount_cache_misses_total", looks[cache, False], (cache,))
+
+    async def measured(self, after: str) -> bytes:
+        """A page of all numbers (`wire.Measures`), packed and compressed: an attribute has 64 KiB,
+        and they say the same names again and again."""
+        page = self.meter.page((), after, await now(), await clock())
+        return zlib.compress(records.pack(page), 1)
+
+    def value(self, name: bytes, uid: int) -> Coroutine[Trap, Any, bytes] | None:
+        """One of our two attributes; None: it is neither."""
+        if name == NAME:
+            return self.said(uid)
+        if name.startswith(MEASURES):
+            return self.measured(name[len(MEASURES) :].decode(errors="replace").lstrip("."))
+        return None
+
+    # --- what waits, and why -------------------------------------------------------------------
 
     async def said(self, uid: int) -> bytes:
         """For a caller of this user: a packed `wire.Explained`."""

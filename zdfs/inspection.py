@@ -20,6 +20,7 @@ from zdfs.ledger import Ledger
 from zdfs.membership import Membership
 from zdfs.metacheck import Cursor, Finding
 from zdfs.namespace import Newborn
+from zdfs.orphans import Orphans
 from zdfs.ports import Caller
 from zdfs.schema import Dirent
 from zdfs.tables import decode, scan_past_damage
@@ -49,7 +50,7 @@ class Inspection:
     def __init__(
         self,
         ledger: Ledger,
-        orphans: dict[Ino, None],
+        orphans: Orphans,
         is_open: Callable[[Ino], bool],
         members: Membership,
     ):
@@ -152,9 +153,9 @@ class Inspection:
             inode = view.find(ino)
             orphan = view.read.get(schema.number_key(b"o", ino)) is not None
         if inode is None or not orphan:
-            self.orphans.pop(ino, None)
+            self.orphans.discard(ino)
         else:
-            self.orphans[ino] = None
+            self.orphans.add(ino, inode.parent)
 
     def _lost_and_found(self) -> Newborn:
         assert self.ledger.cluster is not None

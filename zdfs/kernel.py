@@ -182,8 +182,11 @@ class Mount:
         self._notifying = threading.Lock()  # held by who may wait inside libfuse
         self._telling = threading.Lock()  # ... and by who is there and never waits
 
-    def run(self, ready: Callable[[], None]) -> None:
-        """Mount, call `ready`, serve until it is unmounted or the process is told to end."""
+    def run(
+        self, ready: Callable[[], None], turn: Callable[[], None], ending: Callable[[], None]
+    ) -> None:
+        """Mount, call `ready`, serve until it is unmounted or the process is told to end; `turn` is
+        called each second meanwhile, `ending` before what is dirty is flushed."""
         global _mounted
         _mounted = self
         library = self._fuse.library
@@ -195,7 +198,8 @@ class Mount:
             workers.start()  # first: who is told may ask at once
             ready()
             while not self._ended.wait(1.0):
-                pass  # a signal that another thread caught is seen now
+                turn()  # a signal that another thread caught is seen now
+            ending()
             if self._signalled:
                 self._flush()  # everybody is still served
             self.ending = True

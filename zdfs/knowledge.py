@@ -329,12 +329,13 @@ class Names:
 
     def forget_inode(self, ino: Ino, now: float) -> None:
         """Attributes have changed in a way we weren't told."""
-        self.written(ino, now)
-        self.xattrs.forget(ino)
-
-    def written(self, ino: Ino, now: float) -> None:
-        """Size and times are others now; whoever may do what is as before."""
         self._attributes.pop(ino, None)
+        self.xattrs.forget(ino)
+        self.unflushed(ino, now)
+
+    def unflushed(self, ino: Ino, now: float) -> None:
+        """They are about to change by a commit of ours, which tells how: until then what is known
+        is what the metaserver has, and a mount shows what it writes with that."""
         self._note(self._written, ino, now)
 
     # --- what others do ------------------------------------------------------------------------

@@ -7,15 +7,17 @@ crashed in between.
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from zdfs import limits, records, schema, wire
+from zdfs import __version__, limits, records, schema, wire
 from zdfs.calls import Condition, notify
 from zdfs.copied import CopiedStore
 from zdfs.errors import Damaged, NoSpace, StartError, Unavailable
 from zdfs.ids import COUNTER_BITS, Incarnation, Ino, Round, Session, Slot, Token, compose
+from zdfs.lineage import Writer, signed
 from zdfs.ports import MetaStore, Reader, Transaction
 from zdfs.schema import Cluster, EventRecord, Ring, Server, Superblock
 from zdfs.tables import Tables, View, decode, scan_past_damage
@@ -23,7 +25,16 @@ from zdfs.tables import Tables, View, decode, scan_past_damage
 log = logging.getLogger("zdfs.meta")
 
 _NEVER = Round(2**63)
-QUIET = {"mount", "unmount", "started", "up", "metaserver", "room"}  # events that are no trouble
+KINDS = 64  # of events that are counted apart
+QUIET = {
+    "mount",
+    "unmount",
+    "started",
+    "up",
+    "metaserver",
+    "room",
+    "upgraded",
+}  # events that are no trouble
 
 
 def founded_block_bytes(store: MetaStore) -> int | None:
@@ -31,6 +42,24 @@ def founded_block_bytes(store: MetaStore) -> int | None:
     with store.read() as read:
         payload = read.get(schema.CLUSTER)
     return None if payload is None else decode(Cluster, schema.CLUSTER, payload).block_bytes
+
+
+def _refuse_format(payload: bytes) -> None:
+    """StartError: a format that this release doesn't read."""
+    found, oldest, newest = (
+        int(records.loads(payload)[0]),
+        schema.META_FORMAT_MIN,
+        schema.META_FORMAT,
+    )
+    if not oldest <= found <= newest:
+        raise StartError(
+            f"the metadata is in format {found}; this release reads {oldest} to {newest}: "
+            + (
+                "start the newer release, or go back as docs/UPGRADING.md says"
+                if found > newest
+                else "start the release that made it"
+            )
+        )
 
 
 class Ledger:
@@ -43,18 +72,12 @@ class Ledger:
         self.copied = store if isinstance(store, CopiedStore) else None
         with store.read() as read:
             payload = read.get(schema.SUPERBLOCK)
-        old = Superblock(schema.META_FORMAT, uuid, Incarnation(0))
+        old = Superblock(schema.META_FORMAT_MIN, uuid, Incarnation(0))  # until copies can be newer
         if payload is not None:
+            _refuse_format(payload)
             old = decode(Superblock, schema.SUPERBLOCK, payload)
-        if old.format != schema.META_FORMAT:
-            newer = old.format > schema.META_FORMAT
-            raise StartError(
-                f"the metaserver's store has format {old.format}; this release reads "
-                f"{schema.META_FORMAT}: "
-                + ("start a newer zdfs" if newer else "start the zdfs that made it")
-            )
         self.uuid = old.uuid
-        self._old = old
+        self._superblock = old
         self.first_round = _NEVER  # of this incarnation, once it writes
         if self.copied is None:
             self.opened: tuple[int, Round] = (old.incarnation, store.synced)
@@ -67,11 +90,13 @@ class Ledger:
             self.incarnation = self.copied.incarnation = Incarnation(last + 1)
             self.copied.count_start(self.incarnation)
         self.cluster: Cluster | None = None
+        self.founded_in = Incarnation(0)  # this one, if the cluster is founded now
         self.ring: tuple[str, ...] = ()
         self.servers: dict[Slot, Server] = {}
         self.proven: set[bytes] = set()
         self.changed: set[Ino] = set()  # by write blocks, since somebody last took them
         self.happened = Condition()  # an event
+        self.told: Counter[str] = Counter()  # events of this life, by kind
         self.change_floor = self.incarnation << COUNTER_BITS
         self._inos, self._tokens, self._drops, self._sessions, self._events = (
             itertools.count(1) for _ in range(5)
@@ -87,9 +112,45 @@ class Ledger:
     def begin(self) -> None:
         """Record this incarnation: the first of its changes."""
         self.first_round = self.store.round
+        self._put_superblock(replace(self._superblock, incarnation=self.incarnation))
+
+    def _put_superblock(self, news: Superblock) -> None:
         with self.raw() as txn:
-            news = replace(self._old, incarnation=self.incarnation)
-            txn.put(schema.SUPERBLOCK, records.pack(news))
+            txn.put(schema.SUPERBLOCK, records.pack(news, news.format))
+        self._superblock = news
+
+    @property
+    def format(self) -> int:
+        """That the store is in."""
+        return self._superblock.format
+
+    @property
+    def lineage(self) -> tuple[Writer, ...]:
+        """Who wrote it."""
+        return self._superblock.lineage
+
+    def pack_reply(self, reply: wire.Reply) -> bytes:
+        """As it is kept: the release that made a store of the older format can still read it."""
+        old = self._superblock.format < schema.META_FORMAT
+        return records.pack(reply, wire.PROTOCOL_MIN if old else records.EVERY)
+
+    def sign(self, at_ns: int, everywhere: bool) -> bool:
+        """Record that this release writes here, in the newest format.  `everywhere`: all who may
+        have a copy can read that; False: the store stays as it is, who made it can still read it.
+        """
+        old = self._superblock
+        if old.format < schema.META_FORMAT and not everywhere:
+            return False
+        writer = Writer(__version__, wire.spoken().newest, schema.META_FORMAT, at_ns)
+        before = old.lineage
+        if old.format < schema.META_FORMAT and old.incarnation != self.founded_in:
+            before = (Writer("earlier", 4, old.format, 0), *before)
+            text = f"the metadata was in format {old.format}, and is in {schema.META_FORMAT} now"
+            self.event(at_ns, "upgraded", text)
+        news = replace(old, format=schema.META_FORMAT, lineage=signed(before, writer))
+        if news != old:
+            self._put_superblock(news)
+        return True
 
     def load(self) -> None:
         """Read what the founding recorded, and the slots."""
@@ -166,6 +227,8 @@ class Ledger:
 
     def event(self, at_ns: int, kind: str, text: str) -> None:
         """Record something people should know; the oldest go."""
+        known = kind in self.told or len(self.told) < KINDS
+        self.told[kind[:40] if known else "other"] += 1
         log.log(logging.INFO if kind in QUIET else logging.WARNING, "%s: %s", kind, text)
         number = compose(self.incarnation, next(self._events))
         with self.raw() as txn:

@@ -25,6 +25,7 @@ BLOCK_BYTES_MIN = 8  # the seed's picture
 BLOCK_BYTES_MAX = MIB
 BLOCK_BYTES = 64 * KIB  # first guess: a 4 KiB overwrite stays cheap, a checksum costs 4 us
 PAGE_BLOCKS = 64  # map entries in one record: 64 x 26 bytes stay below LMDB's overflow limit, 2038
+PAGES = FILE_BYTES // (PAGE_BLOCKS * BLOCK_BYTES_MIN) + 1  # of the map of the longest file
 
 # --- messages --------------------------------------------------------------------------------
 HEAD_BYTES = 256 * KIB  # a header frame: the largest listing, inventory or xattr fits
@@ -38,9 +39,14 @@ DEBTS_EXAMINED = 8192  # records of debts that one ListDebts looks at: some mill
 VERSIONS = 512  # versions that fsck asks about at once: some milliseconds of a server's time
 HITS = 512  # files that one answer to zdfs impact names: 64 bytes each
 DISPUTES = 32  # grants, locks or waiters that one answer names: people read them
+SUMMED = 1024  # entries that one SumDirectory looks at: some ten milliseconds
+OPEN_TOLD = 512  # open files that one answer names: 100 bytes each
+OPEN_EXAMINED = 2048  # ... and looks at
+LOCKERS = 8  # processes with locks that are named of an open file
 EXPLAINED = 32  # calls, failures or servers that a mount names: 32 KiB, an attribute has 64
 PATH_SHOWN = 256  # the end of a path in it
 FAULTS = 64  # metadata faults in one answer: texts of a KiB fit into one head
+MEASURES_BYTES = 160 * KIB  # in one Measures: with msgpack's own bytes they fit into a head
 TEXT_BYTES = 4096  # longest text for people
 ADDRESS_BYTES = 255
 WALK_NAMES = 64  # names in one Lookup
@@ -54,8 +60,9 @@ PARKED = 8192  # requests waiting in one server: each is a coroutine
 
 # --- locks -----------------------------------------------------------------------------------
 LOCKS = 16_384  # ranges that one mount's programs hold
-LOCKS_OF_FILE = 4096  # ranges held of one file: looking through them takes a millisecond
+LOCKS_OF_FILE = 4096  # ranges held of one file: one more takes 0.1 ms; 4, if as many hold them
 LOCKS_TOLD = 1024  # ranges in one Announce: it must fit beside files and grants
+LOCKS_SPLIT = 2 * SLOTS  # ... and more after a restart: each change underway may have split one
 LOCK_WAITERS = 1000  # of one mount: half of its workers stay free for everything else
 LOCK_WAITER_S = 5.0  # a waiter that did not ask again for so long is gone
 
@@ -63,6 +70,7 @@ LOCK_WAITER_S = 5.0  # a waiter that did not ask again for so long is gone
 PROOF_ENTRIES = 16_384  # a directory's names are summed before one is missed (10 ms); above: walk
 PROOF_PAGES = 4096  # likewise a map's pages before one is taken for holes
 PROOFS = 65_536  # directories and attribute lists remembered as proven
+INVENTORY_PAGES = 128  # that one answer to Inventory shows: they fit into one head
 INVENTORY_EXAMINED = 2048  # map pages one Inventory looks at: some milliseconds
 
 # --- time ------------------------------------------------------------------------------------
@@ -76,6 +84,7 @@ BEAT_S = 1.0
 JOIN_S = 0.2  # a dataserver that isn't accepted yet reports so often
 DOWN_S = 3.0  # silence after which the cluster map says down
 SESSION_S = 10.0  # life of a session without heartbeat, unless the metaserver is told another
+ANNOUNCE_S = 60.0  # ... and a mount has so long to say what it holds after a restart: others wait
 SESSION_MIN_S = 3.0  # ... which is at least this: three heartbeats
 DEAF_BEATS = 5  # a mount that heard no reply to so many heartbeats can't hear recalls either
 SUSPECT_S = 3.0  # a client leaves a server alone for so long after a timeout
@@ -85,6 +94,9 @@ FLUSH_WAIT_S = 1.0  # an open for reading waits so long for another mount's flus
 RECALL_S = 2.0  # between two recalls of the same grant
 KEEP_SUPERSEDED_S = 1.0  # an overwritten version stays for readers underway
 FLUSH_AFTER_S = 0.5  # a partial dirty block waits so long for its rest
+PASS_S = (
+    300.0  # what lets a client at blocks is signed under a secret of so long; ends in twice that
+)
 CACHE_S = 1.0  # names and attributes are at most so stale
 INTERRUPT_POLL_S = 0.05  # a waiting FUSE worker looks for a signal
 SIGNALLED_S = 1.0  # what takes longer is blocked: a signal ends it, also one that is caught
@@ -108,6 +120,7 @@ FUSE_IDLE = 8  # threads that wait for work; those beyond end
 FUSE_BACKGROUND = 1024  # the kernel's read-ahead, page writes and releases underway
 READ_AHEAD_KIB = 1024  # the kernel's own, per file: as large as a FUSE request
 MOUNT_ANSWERS_S = 10.0  # a mount that says it is ready must answer within
+GOODBYE_S = 6.0  # a mount that ends tries to tell the metaserver
 MOUNT_TRIES_S = 10.0  # zdfs-mount without -f waits so long for a metaserver that serves
 MOUNT_JOIN_S = 10.0  # operations still underway get so long when the mount ends
 MOUNT_OPTIONS = 64  # -o options

@@ -7,7 +7,7 @@
 
 A socket serves one request at a time: it is taken from a pool for one peer, and put back when its
 reply came.  After a timeout it is closed with everything it had queued, so that nothing meant for a
-dead server is delivered later, and a late reply finds nobody.
+dead server is delivered later, and a late reply finds nobody (`asking`).
 
 Waiting callers look for a signal every `limits.INTERRUPT_POLL_S`.  Whoever is about to die gives
 up at once (Interrupted).  For one that survives its signal a question or a wait is given up once
@@ -20,16 +20,22 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import zmq
 
 from zdfs import addresses, limits, wire
-from zdfs.calls import Ask, CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
-from zdfs.errors import BadMessage, Failure, Interrupted, NoSession, Unreachable
+from zdfs.asking import Call
+from zdfs.calls import CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
+from zdfs.dialing import DOUBT_S, Dialer
+from zdfs.errors import BadMessage, Failure, Interrupted, NoSession, Refused, Unreachable
 from zdfs.ids import Incarnation, Session
 from zdfs.pace import Paces
+from zdfs.parley import Parley
+from zdfs.ports import Meter
 
 log = logging.getLogger("zdfs.link")
 T = TypeVar("T")
@@ -37,6 +43,13 @@ T = TypeVar("T")
 IDLE_THREADS = 8  # background threads kept
 IDLE_SOCKETS = 64  # kept for one peer
 SOCKETS = 8192
+INSIDE = "(inside the mount)"  # what is waited for, where it is no answer
+BESIDE = "(background)"  # the operation of what no program waits for
+
+
+def library() -> str:
+    """The version of libzmq."""
+    return zmq.zmq_version()
 
 
 class Attended(Protocol):
@@ -57,16 +70,24 @@ class Link:
     """DEALERs to the servers, and the threads that drive core code."""
 
     def __init__(
-        self, interrupted: Callable[[], bool] = never, dying: Callable[[], bool] = never
+        self,
+        interrupted: Callable[[], bool] = never,
+        dying: Callable[[], bool] = never,
+        keys: Path | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        """`keys`: a key directory; StartError: its fault."""
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.context.set(zmq.MAX_SOCKETS, SOCKETS)
+        self.dialer = Dialer(self.context, keys)
+        self._generation = 0  # of the dialer: of what is in the pools
         self.interrupted, self.dying = interrupted, dying
+        self.meter = meter  # None: nobody wants to know how long calls took
         self.session = Session(0)
         self.incarnation = Incarnation(0)
         self.late = 0
         self._monitor = threading.Lock()
-        self._sequences = itertools.count(1)
+        self._sequences: Iterator[int] = itertools.count(1)
         self._pools: dict[Peer, list[zmq.Socket[bytes]]] = {}
         self._pool_lock = threading.Lock()
         self._near: set[Peer] = set()
@@ -76,6 +97,7 @@ class Link:
         self._threads: set[threading.Thread] = set()
         self._here = threading.local()  # since: the start of what runs in this thread; its trap
         self.paces = Paces()
+        self.parley = Parley()
         self.asked: dict[int, tuple[wire.Asked, ...]] = {}  # by callers' threads that wait long
         self._closing = threading.Event()
         self._attendant: threading.Thread | None = None
@@ -85,8 +107,8 @@ class Link:
         return time.monotonic()
 
     def near(self, peer: Peer) -> None:
-        """This peer can be reached through an abstract socket."""
-        if peer not in self._near:
+        """This peer is on this machine: an abstract socket leads there, if it has this name."""
+        if peer not in self._near and addresses.is_local(peer):
             self._near.add(peer)
             with self._pool_lock:
                 for socket in self._pools.pop(peer, []):
@@ -110,14 +132,30 @@ class Link:
                 woken = self._register(trap)
                 self._monitor.release()
                 value = error = None
+                began = time.monotonic()
                 try:
                     value = self._do(trap, woken)
                 except Failure as failure:
                     error = failure
                 finally:
+                    self._waited(trap, began)
                     self._monitor.acquire()
                     if isinstance(trap, Wait) and woken is not None:
                         self._unhang(trap, woken)
+
+    def _waited(self, trap: Trap, began: float) -> None:
+        """Note what this thread waited for: an answer, or something inside of the mount."""
+        if self.meter is None or isinstance(trap, (Now, Spawn)):
+            return
+        asks = trap.asks if isinstance(trap, CallAll) else ()
+        what = type(asks[0].request).__name__ if asks else INSIDE
+        spent = self._here.__dict__.setdefault("spent", {})
+        spent[what] = spent.get(what, 0.0) + time.monotonic() - began
+
+    def spent(self) -> dict[str, float]:
+        """What this thread waited for since it was last asked: seconds, by request."""
+        found: dict[str, float] = self._here.__dict__.pop("spent", {})
+        return found
 
     def _register(self, trap: Trap) -> threading.Event | None:
         """Hang up our waiter while the lock is still held, so that no notification is lost."""
@@ -205,6 +243,8 @@ class Link:
                 log.error("%s: %s", job.name, failure)
             except Exception:
                 log.exception("%s failed unexpectedly", job.name)
+            if self.meter is not None:
+                self.meter.waited(BESIDE, self.spent())
 
     def _next_job(self) -> Spawn | None:
         """Wait for one; None: this thread shall end.  To be idle and to take a job are one step:
@@ -220,6 +260,11 @@ class Link:
             self._threads.discard(threading.current_thread())
             return None
 
+    def ours(self) -> bool:
+        """Whether this thread is a background one: finalisers that run in it must not wait."""
+        mine = getattr(self._here, "background", False)
+        return mine or threading.current_thread() is self._attendant
+
     def close(self) -> None:
         """End the background threads and close every socket."""
         self._closing.set()
@@ -232,31 +277,33 @@ class Link:
             for socket in [one for pool in self._pools.values() for one in pool]:
                 socket.close(0)
             self._pools.clear()
+        self.dialer.close()
         self.context.destroy(0)
 
     # --- calls ---------------------------------------------------------------------------------
 
     def _dealer(self, peer: Peer) -> zmq.Socket[bytes]:
-        dealer = self.context.socket(zmq.DEALER)
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.setsockopt(zmq.MAXMSGSIZE, max(limits.FRAME_BYTES, limits.HEAD_BYTES))
-        dealer.setsockopt(zmq.RECONNECT_IVL, 50)
-        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        endpoint = addresses.ipc(peer) if peer in self._near else addresses.tcp(peer)
-        dealer.connect(endpoint)
-        return dealer
+        self.dialer.settle(peer)
+        return self.dialer.dealer(peer, addresses.ipc(peer) if peer in self._near else "")
 
-    def _take(self, peer: Peer) -> zmq.Socket[bytes]:
+    def _take(self, peer: Peer) -> tuple[zmq.Socket[bytes], int]:
+        """A socket of nobody's, and the generation of the keys that it was made with."""
+        generation = self.dialer.refresh()
         with self._pool_lock:
+            if generation != self._generation:
+                self._generation = generation
+                for socket in [one for pool in self._pools.values() for one in pool]:
+                    socket.close(0)
+                self._pools.clear()
             pool = self._pools.get(peer)
             if pool:
-                return pool.pop()
-        return self._dealer(peer)
+                return pool.pop(), generation
+        return self._dealer(peer), generation
 
-    def _put_back(self, peer: Peer, socket: zmq.Socket[bytes]) -> None:
+    def _put_back(self, peer: Peer, socket: zmq.Socket[bytes], generation: int) -> None:
         with self._pool_lock:
             pool = self._pools.setdefault(peer, [])
-            if len(pool) < IDLE_SOCKETS:
+            if len(pool) < IDLE_SOCKETS and generation == self._generation:
                 pool.append(socket)
                 return
         socket.close(0)
@@ -275,6 +322,8 @@ class Link:
         finally:
             for call in calls:
                 call.end()
+                if self.meter is not None:
+                    self.meter.called(type(call.ask.request), call.took_s, call.answer)
         answers = [call.answer for call in calls]
         assert all(answer is not None for answer in answers)
         return answers  # type: ignore[return-value]
@@ -300,7 +349,19 @@ class Link:
                     del waiting[socket]
             if waiting and not ready:
                 self._give_up(changing)
+                self._doubt(poller, waiting, now)
                 step = min(step * 1.5, 0.25)
+
+    def _doubt(
+        self, poller: zmq.Poller, waiting: "dict[zmq.Socket[bytes], Call]", now: float
+    ) -> None:
+        """Answer those whose server does not, because of keys."""
+        for socket, call in list(waiting.items()):
+            if now - call.sent > DOUBT_S:
+                call.answer = self.dialer.verdict(call.ask.peer, call.sent)
+                if call.answer is not None:
+                    poller.unregister(socket)
+                    del waiting[socket]
 
     def _give_up(self, changing: bool) -> None:
         if self._closing.is_set():
@@ -318,26 +379,30 @@ class Link:
         self._attendant.start()
 
     def _attend(self, volume: Attended, meta: Peer) -> None:
-        dealer = self._dealer(meta)
+        dealer, generation = self._dealer(meta), self.dialer.refresh()
         answered = time.monotonic()
         beaten = answered - limits.BEAT_S
         while not self._closing.is_set():
             now = time.monotonic()
-            if now - answered > limits.DOWN_S:  # made anew: nothing queued may arrive later
+            stale = self.dialer.refresh() != generation  # its key may be on the way out
+            if stale or now - answered > limits.DOWN_S:  # nothing queued may arrive later
                 dealer.close(0)
-                dealer, answered = self._dealer(meta), now
+                dealer, answered, generation = self._dealer(meta), now, self.dialer.generation
+                self.parley.forget(meta)
             if now >= beaten + volume.beat_s:
                 beaten = now
                 with self._monitor:
                     beat = volume.heartbeat()
                 head = wire.RequestHead(
-                    self.session, wire.NO_SLOT, next(self._sequences), 2000, self.incarnation
-                )
-                dealer.send_multipart(wire.encode_request(head, beat))
+                    self.session, wire.NO_SLOT, next(self._sequences), 2000, self.incarnation,
+                    self.parley.surely(meta),
+                )  # fmt: skip
+                with suppress(zmq.Again):  # refused in its handshake, it never connects again
+                    dealer.send_multipart(wire.encode_request(head, beat), zmq.NOBLOCK)
             left = beaten + volume.beat_s - now
             if not dealer.poll(int(max(0.0, min(0.2, left)) * 1000)):
                 continue
-            message = self._next_message(dealer)
+            message = self._next_message(meta, dealer)
             if message is None:
                 continue
             answered = time.monotonic()
@@ -347,7 +412,7 @@ class Link:
                 self.spawn(job, "told by the metaserver")
         dealer.close(0)
 
-    def _next_message(self, dealer: zmq.Socket[bytes]) -> wire.Reply | Failure | None:
+    def _next_message(self, peer: Peer, dealer: zmq.Socket[bytes]) -> wire.Reply | Failure | None:
         try:
             head, message = wire.decode_reply(dealer.recv_multipart(zmq.NOBLOCK))
         except (BadMessage, zmq.Again) as error:
@@ -355,61 +420,12 @@ class Link:
             return None
         if head.session != self.session:
             return None
+        if head.incarnation > self.incarnation > 0:  # started again: of another release, perhaps
+            self.parley.forget(peer)
         self.incarnation = head.incarnation
         if isinstance(message, wire.Failed):
             failure = message.failure()
+            if isinstance(failure, Refused):
+                self.dialer.heard(peer)
             return failure if isinstance(failure, NoSession) else None
         return message
-
-
-class Call:
-    """One request underway on one socket."""
-
-    __slots__ = ("link", "ask", "head", "deadline", "sent", "socket", "answer")
-
-    def __init__(self, link: Link, ask: Ask):
-        self.link, self.ask = link, ask
-        self.deadline = time.monotonic() + ask.timeout_s
-        slot, sequence = ask.slot or (wire.NO_SLOT, next(link._sequences))
-        self.head = wire.RequestHead(
-            link.session, slot, sequence, int(ask.timeout_s * 1000), link.incarnation
-        )
-        self.answer: wire.Reply | Failure | None = None
-        self.sent = time.monotonic()
-        self.socket = link._take(ask.peer)
-
-    def send(self) -> None:
-        """Send; big frames are not copied, so they must not change afterwards."""
-        frames = wire.encode_request(self.head, self.ask.request)
-        try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
-        except zmq.ZMQError as error:
-            self.answer = Unreachable(f"can't send to {self.ask.peer}: {error}")
-
-    def receive(self) -> bool:
-        """Take what arrived; False when it wasn't the answer."""
-        try:
-            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            parts = [frames[0].bytes, *[frame.buffer for frame in frames[1:]]]
-            head, reply = wire.decode_reply(parts)
-        except zmq.Again:
-            return False
-        except BadMessage as error:
-            self.answer = error
-            return True
-        mine = (head.session, head.slot, head.sequence) == self.head[:3]
-        if not mine or head.answers != self.ask.request.operation:
-            self.link.late += 1
-            return False
-        self.link.incarnation = max(self.link.incarnation, head.incarnation)
-        self.answer = wire.judged(self.ask.request, reply)
-        at = time.monotonic()
-        self.link.paces.answered(self.ask.peer, type(self.ask.request), at - self.sent, at)
-        return True
-
-    def end(self) -> None:
-        """Give the socket back, or close it with everything it still holds."""
-        if self.answer is None or isinstance(self.answer, (Unreachable, BadMessage)):
-            self.socket.close(0)
-        else:
-            self.link._put_back(self.ask.peer, self.socket)

@@ -19,6 +19,11 @@ from zdfs.wire import FileLock, Span
 from zdfs.writing import Writer
 
 
+def writes(flags: int) -> bool:
+    """Whether who opens a file with these may write."""
+    return flags & os.O_ACCMODE != os.O_RDONLY
+
+
 @dataclass(slots=True)
 class Handle:
     """An open file."""
@@ -31,7 +36,7 @@ class Handle:
     @property
     def writes(self) -> bool:
         """Opened for writing."""
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
+        return writes(self.flags)
 
 
 class Lockable(Tree):

@@ -15,12 +15,12 @@ from errno import EDEADLK, ENOLCK
 from zdfs import limits, namespace, wire
 from zdfs.calls import now
 from zdfs.contents import Contents
-from zdfs.errors import NoSession, Posix, Unavailable
+from zdfs.errors import BadMessage, NoSession, Posix, Unavailable
 from zdfs.ids import Ino, Session
 from zdfs.ledger import Ledger
 from zdfs.locks import Key, Locks, Owner
 from zdfs.membership import Membership
-from zdfs.ports import Caller
+from zdfs.ports import Caller, Push
 from zdfs.sessions import Sessions
 from zdfs.wire import FileLock, LockKind, Verdict
 
@@ -55,6 +55,7 @@ class Locking:
     async def lock(self, request: wire.Lock, caller: Caller) -> wire.Locked:
         """fcntl(F_SETLK), flock: granted or not, at once, but for another mount's flush."""
         claim, session = request.claim, caller.head.session
+        _ordered(claim)
         owner = Owner(session, claim.owner)
         self._alive(caller)
         if self.locks.conflict(owner, claim) is None and self.sessions.all_announced():
@@ -67,13 +68,19 @@ class Locking:
         if self.locks.conflict(owner, claim) is not None:
             return self._refused(request, owner, at)
         self.locks.waits_no_more(session, request.waiter)
-        if self.locks.full(owner, claim):
-            log.warning("inode %d: no lock for session %d: a bound is reached", claim.ino, session)
-            raise Posix(ENOLCK)
+        self._room(owner, claim)
         granted = self._said(Verdict.GRANTED, None, claim.ino)
         self.locks.lock(owner, claim)
         self._wake([(claim.ino, claim.kind)], at)  # what was exclusive may be shared now
         return granted
+
+    def _room(self, owner: Owner, claim: FileLock) -> None:
+        """ENOLCK: no more ranges."""
+        if self.locks.full(owner, claim):
+            log.warning(
+                "inode %d: no lock for session %d: a bound is reached", claim.ino, owner.session
+            )
+            raise Posix(ENOLCK)
 
     def _convert(self, owner: Owner, claim: FileLock, at: float) -> None:
         """flock(2): to change a lock is to give it back and to take another."""
@@ -94,13 +101,16 @@ class Locking:
         return self._said(Verdict.CONFLICT)
 
     async def unlock(self, request: wire.Unlock, caller: Caller) -> wire.Unlocked:
-        """Give back."""
+        """Give back.  ENOLCK: in the middle of a range, and two are one too many."""
         claim = request.claim
+        _ordered(claim)
         at = await now()
         self._alive(caller)
         if not self.sessions.mount(caller.head.session).announced:
             raise Unavailable("the metaserver has restarted: announce first")
         owner, key = Owner(caller.head.session, claim.owner), (claim.ino, claim.kind)
+        if self.locks.splits(owner, claim):
+            self._room(owner, claim)
         if self.locks.unlock(owner, key, claim.span.first, claim.span.last):
             self._wake([key], at)
         return wire.Unlocked()
@@ -117,6 +127,7 @@ class Locking:
     async def test(self, request: wire.TestLock, caller: Caller) -> wire.Locked:
         """F_GETLK.  Process numbers mean nothing to another mount, so it is told none."""
         claim, session = request.claim, caller.head.session
+        _ordered(claim)
         self.members.may_read(await now())
         if not self.sessions.all_announced():
             return self._said(Verdict.LATER)
@@ -165,6 +176,7 @@ class Locking:
     def announced(self, session: Session, claims: Iterable[FileLock]) -> None:
         """What a mount has held since before the restart.  NoSession: it can't be true."""
         for claim in claims:
+            _ordered(claim)
             owner = Owner(session, claim.owner)
             found = self.locks.conflict(owner, claim)
             if found is not None:
@@ -173,6 +185,12 @@ class Locking:
                     "for too long, it has to start anew", claim.ino, session, found[0].session,
                 )  # fmt: skip
                 raise NoSession("this mount's session has ended: its locks are another's")
+            if self.locks.beyond(owner, claim):
+                log.error(
+                    "inode %d: session %d claims more locks than it can have been granted: its "
+                    "mount has to start anew", claim.ino, session,
+                )  # fmt: skip
+                raise NoSession("this mount's session has ended: it claims too many locks")
             self.locks.lock(owner, claim)
 
     def ended(self, session: Session, at: float) -> None:
@@ -187,4 +205,10 @@ class Locking:
             mount = self.sessions.mounts.get(session)
             if mount is not None and mount.address:
                 again = wire.TryAgain(tuple(numbers))
-                self.contents.pushes.append((mount.address, session, again))
+                self.contents.pushes.append(Push(mount.address, session, again, mount.protocol))
+
+
+def _ordered(claim: FileLock) -> None:
+    """BadMessage: bytes whose end is before their beginning, which no mount asks for."""
+    if claim.span.first > claim.span.last:
+        raise BadMessage(f"a lock from byte {claim.span.first} to {claim.span.last}")

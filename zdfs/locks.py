@@ -11,8 +11,10 @@ say whose turn it may be when something is freed, and to find a circle of owners
 another, whose last member is told EDEADLK.  Who has not asked for a while is forgotten.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 from zdfs import limits
@@ -31,27 +33,39 @@ class Owner(NamedTuple):
     number: int
 
 
+def touched(spans: Sequence[Span], first: int, last: int) -> slice:
+    """Which of an owner's spans have a byte in common with these."""
+    begin = bisect_left(spans, first, key=attrgetter("last"))
+    return slice(begin, bisect_right(spans, last, lo=begin, key=attrgetter("first")))
+
+
 def cut(spans: Sequence[Span], first: int, last: int) -> Spans:
     """What is left when these bytes are given back."""
     left: list[Span] = []
-    for span in spans:
+    there = touched(spans, first, last)
+    for span in spans[there]:
         if span.first < first:
-            left.append(span._replace(last=min(span.last, first - 1)))
+            left.append(span._replace(last=first - 1))
         if span.last > last:
-            left.append(span._replace(first=max(span.first, last + 1)))
-    return tuple(left)
+            left.append(span._replace(first=last + 1))
+    return (*spans[: there.start], *left, *spans[there.stop :])
 
 
 def laid(spans: Sequence[Span], new: Span) -> Spans:
     """An owner's spans with a new one over them; equal neighbours become one."""
-    found: list[Span] = []
-    for span in sorted([*cut(spans, new.first, new.last), new]):
-        before = found[-1] if found else None
-        if before and before.exclusive == span.exclusive and before.last + 1 == span.first:
-            found[-1] = before._replace(last=span.last)
-        else:
-            found.append(span)
-    return tuple(found)
+    rest = cut(spans, new.first, new.last)
+    begin = end = bisect_left(rest, new.first, key=attrgetter("first"))
+    if begin and _continues(rest[begin - 1], new):
+        begin -= 1
+        new = new._replace(first=rest[begin].first)
+    if end < len(rest) and _continues(new, rest[end]):
+        new = new._replace(last=rest[end].last)
+        end += 1
+    return (*rest[:begin], new, *rest[end:])
+
+
+def _continues(before: Span, after: Span) -> bool:
+    return before.last + 1 == after.first and before.exclusive == after.exclusive
 
 
 @dataclass(slots=True)
@@ -95,7 +109,7 @@ class Locks:
         """Who has what is in the way of a claim, and one lock of each."""
         for other, held in self.files.get((claim.ino, claim.kind), {}).items():
             if other != owner:
-                for span in held.spans:
+                for span in held.spans[touched(held.spans, claim.span.first, claim.span.last)]:
                     if span.excludes(claim.span):
                         yield other, FileLock(claim.ino, claim.kind, other.number, held.pid, span)
                         break
@@ -106,10 +120,21 @@ class Locks:
 
     def full(self, owner: Owner, claim: FileLock) -> bool:
         """Whether a bound is reached: nobody gets more spans of this file, or this mount."""
-        count = sum(
-            len(held.spans) for held in self.files.get((claim.ino, claim.kind), {}).values()
-        )
-        return count >= limits.LOCKS_OF_FILE or self.counts.get(owner.session, 0) >= limits.LOCKS
+        return self._reached(owner, (claim.ino, claim.kind), 0)
+
+    def beyond(self, owner: Owner, claim: FileLock) -> bool:
+        """Whether somebody says that he holds more than he can have been granted."""
+        return self._reached(owner, (claim.ino, claim.kind), limits.LOCKS_SPLIT)
+
+    def _reached(self, owner: Owner, key: Key, more: int) -> bool:
+        count = sum(len(held.spans) for held in self.files.get(key, {}).values())
+        mine = self.counts.get(owner.session, 0)
+        return count >= limits.LOCKS_OF_FILE + more or mine >= limits.LOCKS + more
+
+    def splits(self, owner: Owner, claim: FileLock) -> bool:
+        """Whether giving back these bytes leaves more spans than before."""
+        before = self.spans(owner, (claim.ino, claim.kind))
+        return len(cut(before, claim.span.first, claim.span.last)) > len(before)
 
     def lock(self, owner: Owner, claim: FileLock) -> None:
         """It is the owner's from now on; nobody else's lock may be in the way."""

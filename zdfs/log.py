@@ -28,6 +28,7 @@ from zdfs import checksum, disk, records, schema
 from zdfs.checksum import Buffer, Seal
 from zdfs.errors import Damaged, StoreError
 from zdfs.ids import BlockNo, Epoch, Ino, Name, Round, Slot, Token, Version
+from zdfs.measures import Commits
 from zdfs.schema import RECORD_BYTES, SEGMENT_HEADER_BYTES, IndexEntry, RecordHeader, SegmentHeader
 
 NO_NAME = Name(Ino(0), BlockNo(0), Version(Token(0), 0))
@@ -179,7 +180,8 @@ class _Job(NamedTuple):
 class Syncer:
     """The thread that syncs.  `synced` only grows; `failure` ends everything."""
 
-    def __init__(self, directory: Path, synced: Round):
+    def __init__(self, directory: Path, synced: Round, commits: Commits | None = None):
+        self._commits = commits
         self._directory = directory
         self._jobs: list[_Job] = []
         self._busy: list[_Job] = []
@@ -267,7 +269,10 @@ class Syncer:
             if self.failure is not None or not self._jobs:
                 return
             self._busy, self._jobs, self._due = self._jobs, [], False
+        began = time.monotonic()
         failure = self._sync(self._busy)
+        if self._commits is not None:
+            self._commits.took(time.monotonic() - began)
         with self._changed:
             self.failure = failure
             if failure is None:
@@ -295,7 +300,7 @@ class Log:
 
     def __init__(
         self, files: Files, uuid: bytes, boot: int, round_: Round, synced: Round,
-        thread: bool = True,
+        thread: bool = True, commits: Commits | None = None,
     ):  # fmt: skip
         """`thread`: rounds are synced beside us; else whenever `syncer.step` is called."""
         self.files = files
@@ -314,7 +319,8 @@ class Log:
         self._created = False  # the segment, in this round
         self._retired: int | None = None
         self._failure: str | None = None
-        self.syncer = Syncer(files.directory, synced)
+        self._commits = commits
+        self.syncer = Syncer(files.directory, synced, commits)
         if thread:
             self.syncer.start()
 
@@ -398,6 +404,8 @@ class Log:
             return
         empty = Seal(0, checksum.crc32c(b""))
         self.append(schema.KIND_ROUND, NO_NAME, empty, Epoch(0), Slot(0), b"")
+        if self._commits is not None:
+            self._commits.wrote(self.pending_bytes)
         self.flush()
         self.syncer.hand_over(self.round, self._fd, self._created, self._retired)
         self._created, self._retired = False, None

@@ -15,7 +15,7 @@ from zdfs.calls import Condition, Trap, clock, notify, now, sleep
 from zdfs.chain import NO_COPIES
 from zdfs.copying import Copying
 from zdfs.errors import BadMessage, Damaged, Failure, FaultsForbidden, Foreign, Unavailable
-from zdfs.ids import Epoch, Incarnation, Name, Round, Slot
+from zdfs.ids import Epoch, Incarnation, Name, Round, Slot, incarnation_of
 from zdfs.ledger import Ledger, log
 from zdfs.ports import Caller
 from zdfs.schema import Account, Cluster, DropRecord, Ring, Server
@@ -51,6 +51,7 @@ class Membership:
         self._persisted: dict[Slot, float] = {}
         self._ticket = ledger.incarnation << 40  # of the newest answer to a report
         self._quoted: dict[Slot, int] = {}  # no report that quotes these or less is news
+        self._signed = False  # this release, in the newest format
         self._begun: float | None = None  # when `watch` first looked
         if ledger.cluster:
             self.note = "waiting for the votes of more than half of the dataservers"
@@ -102,8 +103,17 @@ class Membership:
             self._vote(at, at_ns)
         if self.granted:
             self._record(request, at, at_ns)
+            self._sign(at_ns)
         self._watch(at)
         return self._instructions(request)
+
+    def _sign(self, at_ns: int) -> None:
+        """The store gets our format once every dataserver can read that: each may keep a copy."""
+        if not self._signed:
+            heard = [self.reports.get(Slot(n)) for n in range(len(self.ledger.ring))]
+            newest = [h.report.protocols.newest if h else 0 for h in heard]
+            everywhere = all(one >= schema.META_FORMAT_SINCE for one in newest)
+            self._signed = self.ledger.sign(at_ns, everywhere)
 
     def _late(self, report: wire.Report) -> bool:
         """Whether a report says that its store went back, or is another, and may itself be from
@@ -113,10 +123,11 @@ class Membership:
         quoted = self._quoted.get(slot, self.ledger.incarnation << 40)
         server = self.ledger.servers.get(slot)
         accuses = server and cluster.judge(server, self.ledger.servers, report).kind
-        if accuses and report.ticket <= quoted:
+        ticket = report.ticket if report.ticket <= self._ticket else 0  # else: not one of ours
+        if accuses and ticket <= quoted:
             return True
         # A process that has no ticket yet: whatever was sent before it is late from here on.
-        self._quoted[slot] = max(quoted, report.ticket or self._ticket)
+        self._quoted[slot] = max(quoted, ticket or self._ticket)
         return False
 
     def _give_way(self, report: wire.Report) -> None:
@@ -137,6 +148,8 @@ class Membership:
 
     def _refusal(self, report: wire.Report) -> str:
         ours = self.ledger.cluster
+        if unlikely := cluster.unlikely(report):
+            return unlikely
         if report.slot >= len(report.addresses):
             return f"slot {report.slot} is not in its own list of {len(report.addresses)} ports"
         if ours is None:
@@ -167,6 +180,7 @@ class Membership:
         founded = Cluster(os.urandom(16), self.block_bytes, limits.REPLICAS, epoch)
         if self.copying is not None:
             self.ledger.begin()
+        self.ledger.founded_in = self.ledger.incarnation
         with self.ledger.raw() as txn:
             txn.put(schema.CLUSTER, records.pack(founded))
             txn.put(schema.number_key(b"r", epoch), records.pack(Ring(ring)))
@@ -229,12 +243,13 @@ class Membership:
         assert verdict.server is not None, "refused above"
         news = verdict.server
         name = addresses.short(ledger.ring[slot])
-        if cluster.trusted(news, report) and report.reconciled > news.reconciled:
-            news = replace(news, reconciled=report.reconciled)
+        reconciled = min(report.reconciled, news.reconcile)  # it can't have done what comes yet
+        if cluster.trusted(news, report) and reconciled > news.reconciled:
+            news = replace(news, reconciled=reconciled)
         if not cluster.same_boot(server, report):
             news = replace(news, heard=0)
             if not verdict.kind:
-                ledger.event(at_ns, "started", f"{name} started, for the {report.boot}. time")
+                ledger.event(at_ns, "started", f"{name} started, boot {report.boot} of its store")
         if verdict.kind:
             ledger.event(at_ns, verdict.kind, f"{name} {verdict.text}")
         news = self._hear(news, name, report, at_ns)
@@ -279,6 +294,7 @@ class Membership:
             refused=refused,
             ticket=self._ticket,
             owed=self.account(report.slot).replicas if known else 0,
+            protocols=wire.spoken(),
         )
 
     def account(self, slot: Slot) -> Account:
@@ -331,8 +347,11 @@ class Membership:
                 self._tell_silence(at, at_ns)
             except Damaged as error:  # again at the next look
                 await self.heal(error.key)
-            while self.queued and self._ripe(at, *self.queued[0]):
-                self.droppable = self.queued.pop(0)[1]
+            self._ripen(at)
+
+    def _ripen(self, at: float) -> None:
+        while self.queued and self._ripe(at, *self.queued[0]):
+            self.droppable = self.queued.pop(0)[1]
 
     async def heal(self, key: bytes) -> None:
         """For a task that met damage and goes on."""
@@ -380,11 +399,14 @@ class Membership:
 
     async def take_drops(self, request: wire.TakeDrops, caller: Caller) -> wire.Drops:
         """The next of the queue for a slot; what all slots have done is forgotten."""
+        self._ripen(await now())
         self.may_change()
         ledger = self.ledger
         server = ledger.servers.get(request.slot)
         if server is None or server.uuid != request.uuid:
             raise Foreign("not the store that this slot is known for")
+        if incarnation_of(request.done) > ledger.incarnation:
+            raise BadMessage(f"drop {request.done} was never queued")
         if request.done > server.dropped:
             ledger.set_server(request.slot, replace(server, dropped=request.done))
             done = min(server.dropped for server in ledger.servers.values())
@@ -413,8 +435,9 @@ class Membership:
         servers = len(self.ledger.ring)
         with self.ledger.view() as view:
             return extents.inventory(
-                view, request.slot, request.ino, request.page, lambda epoch: servers
-            )
+                view, request.slot, request.ino, request.page, lambda epoch: servers,
+                request.most,
+            )  # fmt: skip
 
     async def judge(self, request: wire.Judge, caller: Caller) -> wire.Judgement:
         """Which versions are named by a map, or may still be."""

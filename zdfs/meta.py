@@ -15,29 +15,34 @@ from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from zdfs import __version__, addresses, events, extents, limits, metacheck
+from zdfs import addresses, events, extents, limits, metacheck
 from zdfs import records, schema, wire
 from zdfs.calls import Trap, clock, now, sleep
 from zdfs.contents import Contents
 from zdfs.errors import Damaged, NoSession, Unavailable
 from zdfs.events import Chronicle
-from zdfs.ids import Incarnation, Ino, Session, Slot, Token
+from zdfs.gauges import MetaParts, of_meta
+from zdfs.guard import Guard
+from zdfs.ids import ROOT, Incarnation, Ino, Session, Slot, Token
 from zdfs.inspection import Inspection
 from zdfs.interests import shown
 from zdfs.ledger import Ledger
 from zdfs.locking import Locking
+from zdfs.measures import Meter, Role
 from zdfs.membership import Membership
 from zdfs.names import Names
-from zdfs.ports import Caller, Handler, Reader
+from zdfs.ports import Caller, Handler, Push, Reader
 from zdfs.schema import KeptReply, SessionRecord
 from zdfs.sessions import Kept, Sessions
-from zdfs.tables import decode, scan_past_damage
+from zdfs.tables import View, decode, scan_past_damage
 from zdfs.standing import Standing
+from zdfs.usage import Usage
 from zdfs.wire import State
 
 log = logging.getLogger("zdfs.meta")
 
 SHOWN = 128  # characters of a mount's host and directory: they are only shown
+LATE = f"did not say within {limits.ANNOUNCE_S:.0f} s what it holds, and others wait for that"
 WALK_RECORDS = 512  # records the background walk looks at between two rounds
 WALK_RESTS = 9  # ... and then rests for so many times as long as that took: others are served
 
@@ -47,17 +52,20 @@ class Meta:
 
     def __init__(
         self, ledger: Ledger, block_bytes: int, faults: bool = False,
-        session_s: float = limits.SESSION_S, meta_copies: int = 0,
+        session_s: float = limits.SESSION_S, meta_copies: int = 0, meter: Meter | None = None,
     ):  # fmt: skip
         self.ledger, self.faults = ledger, faults
+        self.meter = meter or Meter(Role.META)
         self.sessions = Sessions(session_s)
         self.members = Membership(
             ledger, self.sessions, block_bytes, faults, self.broadcast, meta_copies
         )
+        self.guard = Guard(ledger, self.sessions, self.members.may_read, self._heal)
         self.contents = Contents(ledger, self.sessions, self.members)
         self.locking = Locking(ledger, self.sessions, self.members, self.contents)
         self.names = Names(ledger, self.members, self.contents.orphans)
         self.standing = Standing(self.members)
+        self.usage = Usage(ledger, self.sessions, self.members, self.locking.locks)
         self.chronicle = Chronicle(self.members)
         self.pushes = self.contents.pushes
         self.inspection = Inspection(ledger, self.contents.orphans, self._may_be_open, self.members)
@@ -93,14 +101,18 @@ class Meta:
             wire.TakeDrops: self.members.take_drops,
             wire.Judge: self.members.judge,
             wire.Foresee: self.standing.foresee,
+            wire.SumDirectory: self.usage.sum_directory,
+            wire.FindOpen: self.usage.find_open,
             wire.GetStatus: self.status,
             wire.GetEvents: self.chronicle.tell,
             wire.Skip: self.members.skip,
             wire.Examine: self.inspection.examine,
             wire.ListEntries: self.inspection.list_entries,
+            wire.GetMeasures: self.meter.tell,
         }
+        self.meter.sources["room"] = lambda: of_meta(MetaParts(self.members, self.locking.locks))
         self.handlers: Mapping[type[wire.Message], Handler] = {
-            kind: self._telling(handler) for kind, handler in handlers.items()
+            kind: self.guard.guarding(self._telling(handler)) for kind, handler in handlers.items()
         }
         self._remember()
 
@@ -128,7 +140,16 @@ class Meta:
                     kept = records.unpack(KeptReply, payload)
                     mount.slots[slot] = Kept(kept.sequence, _revive(kept))
             for key, _ in scan_past_damage(read, b"o", schema.after(b"o")):
-                self.contents.orphans[Ino(schema.number_of_key(key))] = None
+                ino = Ino(schema.number_of_key(key))
+                self.contents.orphans.add(ino, self._stood(View(read), ino))
+
+    def _stood(self, view: View, ino: Ino) -> Ino:
+        """Where an orphan stood.  Damaged: nobody can say, until it comes back from a copy."""
+        try:
+            inode = view.find(ino)
+        except Damaged:
+            return Ino(0)
+        return Ino(0) if inode is None else inode.parent
 
     def _readable(self, read: Reader, table: bytes) -> Iterator[tuple[bytes, bytes]]:
         """A table's records.  Damaged: one that copies have, so all is got back from them; without
@@ -156,6 +177,12 @@ class Meta:
             ("walk", self.walk()),
         ]
 
+    # --- who may -------------------------------------------------------------------------------
+
+    def welcome(self, caller: Caller, request: wire.Message) -> None:
+        """Where there are keys: not everybody, not for everything."""
+        self.guard.welcome(caller, request)
+
     # --- exactly once --------------------------------------------------------------------------
 
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
@@ -177,8 +204,12 @@ class Meta:
         if not token or self.sessions.holder(ino):
             return
         with self.ledger.view() as view:
-            inode = view.find(ino)
-        if inode is not None and inode.token == token:
+            try:
+                inode = view.find(ino)
+                newest = inode is not None and inode.token == token
+            except Damaged:  # what can't be read may come back; then each commit is judged by it
+                newest = True
+        if newest:
             self.sessions.grant(ino, session, token)
 
     def keep(self, head: wire.RequestHead, reply: wire.Reply) -> None:
@@ -190,7 +221,7 @@ class Meta:
         soft = isinstance(reply, (wire.Locked, wire.Unlocked))  # a repeat may run again
         soft = soft or not self.ledger.begun  # what is answered before the grant changes no record
         if self.sessions.keep(head, reply) and not soft:
-            kept = KeptReply(head.sequence, reply.operation, records.pack(reply))
+            kept = KeptReply(head.sequence, reply.operation, self.ledger.pack_reply(reply))
             with self.ledger.raw() as txn:
                 txn.put(schema.kept_key(head.session, head.slot), records.pack(kept))
 
@@ -228,7 +259,10 @@ class Meta:
             return
         for first in range(0, len(inos), limits.LIST_ITEMS):
             mount.told += 1
-            news = tuple(inos[first : first + limits.LIST_ITEMS])
+            news = tuple(
+                ROOT if ino == mount.root else ino
+                for ino in inos[first : first + limits.LIST_ITEMS]
+            )
             self._push(session, wire.Changed(mount.told, news))
 
     async def _sound(self, handler: Handler, request: wire.Message, caller: Caller) -> wire.Reply:
@@ -251,15 +285,22 @@ class Meta:
     def _push(self, session: Session, message: wire.Reply) -> None:
         mount = self.sessions.mounts.get(session)
         if mount is not None and mount.address:
-            self.pushes.append((mount.address, session, message))
+            self.pushes.append(Push(mount.address, session, message, mount.protocol))
+
+    @property
+    def note(self) -> str:
+        """Whom it waits for before it can serve."""
+        return self.members.note
 
     async def identify(self, request: wire.Identify, caller: Caller) -> wire.Identity:
         """Who is here."""
         ours = self.ledger.cluster
         return wire.Identity(
-            wire.Role.META, __version__, ours.uuid if ours else b"", self.ledger.uuid, Slot(0),
+            wire.Role.META, wire.released(caller.head.protocol), ours.uuid if ours else b"",
+            self.ledger.uuid, Slot(0),
             State.SERVING if self.members.granted else State.JOINING, self.faults,
-            addresses.host_id(), "", self.members.note, await clock(),
+            addresses.host_id(), "", self.members.note, await clock(), wire.spoken(),
+            self.ledger.format, self.ledger.lineage,
         )  # fmt: skip
 
     async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:
@@ -275,18 +316,20 @@ class Meta:
         if mount is None:
             if len(self.sessions.mounts) >= limits.SESSIONS:
                 raise Unavailable(f"{limits.SESSIONS} mounts are here: no more")
-            host, mounted = request.host[:SHOWN], request.mount[:SHOWN]
+            host, mounted = _shown(request.host), _shown(request.mount)
             record = SessionRecord(request.nonce, host, mounted, at_ns)
             session = self.ledger.new_session()
             with self.ledger.change() as tables:
                 tables.txn.put(schema.number_key(b"n", session), records.pack(record))
             mount = self.sessions.born(session, record, at, announced=True)
-            log.info("session %d: %s:%s", session, request.host, request.mount)
+            mount.protocols = request.protocols
+            log.info("session %d: %s:%s", session, host, mounted)
             self.chronicle.came(at_ns, mount)
         assert self.ledger.cluster is not None
         return wire.SessionOpened(
             mount.session, self.ledger.cluster.uuid, self.ledger.cluster.block_bytes,
             self.members.shown_map(), at_ns, int(self.sessions.life_s * 1000),
+            protocols=wire.spoken(),
         )  # fmt: skip
 
     async def close_session(self, request: wire.CloseSession, caller: Caller) -> wire.Done:
@@ -321,6 +364,7 @@ class Meta:
         if self.sessions.beaten(session, request.number, request.heard, at):
             mount = self.sessions.mount(session)
             mount.address, mount.blocked = caller.address, request.blocked
+            mount.protocol = caller.head.protocol
             self.chronicle.blocked(at_ns, mount, request.blocked)
         mount = self.sessions.mount(session)
         for ino, opening in request.closed:
@@ -341,12 +385,15 @@ class Meta:
         session = caller.head.session
         at = await now()
         mount = self.sessions.heard(session, at)
-        for ino, opening in request.openings:
-            self.sessions.opened(session, ino, opening)
+        mount.protocols = request.protocols
+        with self.ledger.view() as view:
+            for ino, opening in request.openings:
+                if _is_there(view, ino):
+                    self.sessions.opened(session, ino, opening)
+        if mount.announced or request.incarnation != self.incarnation:
+            return wire.Announced(wire.spoken())  # late: it may have given back since what it had
         for ino, token, _ in request.holdings:
             self._hold_again(session, ino, token)
-        if mount.announced or request.incarnation != self.incarnation:
-            return wire.Announced()  # late: its locks may have been given back since
         try:
             self.locking.announced(session, request.locks)
         except NoSession:
@@ -355,29 +402,31 @@ class Meta:
         if request.last:
             mount.announced = True
             self.sessions.settle()
-        return wire.Announced()
+        return wire.Announced(wire.spoken())
 
     async def watch_sessions(self) -> None:
         """Bury mounts that fell silent.  After a start or a stall everybody gets a full life."""
-        for mount in self.sessions.mounts.values():
-            mount.heard = await now()
         last = await now()
+        self.sessions.full_lives(last)
         while True:
             await sleep(limits.BEAT_S / 2)
             at, at_ns = await now(), await clock()
             stalled, last = at - last > self.sessions.life_s / 4, at
             if stalled or not self.members.granted:
-                for mount in self.sessions.mounts.values():
-                    mount.heard = at
+                self.sessions.full_lives(at)
                 continue
-            for session in self.sessions.silent(at):
-                mount = self.sessions.mount(session)
+            ends = dict.fromkeys(self.sessions.silent(at), "fell silent")
+            ends |= dict.fromkeys(self.sessions.late(), LATE)
+            for session, why in ends.items():
+                mount = self.sessions.mounts.get(session)
+                if mount is None:  # it closed while another one's record was healed
+                    continue
                 try:
                     self._bury(session, at)
                 except Damaged as error:  # again at the next look
                     await self.members.heal(error.key)
                     continue
-                text = f"the mount {events.shown(mount)} fell silent: it has ended"
+                text = f"the mount {events.shown(mount)} {why}: it has ended"
                 self.chronicle.went(at_ns, mount, "session", text)
 
     # --- beside the requests -------------------------------------------------------------------
@@ -400,6 +449,19 @@ class Meta:
                 break
             await sleep(max(0.02, WALK_RESTS * took))
         log.info("the walk over all metadata is done")
+
+
+def _shown(text: str) -> str:
+    """What a mount says of itself, as it may stand in a line of a log or of a terminal."""
+    return "".join(one if one.isprintable() else "?" for one in text[:SHOWN])
+
+
+def _is_there(view: View, ino: Ino) -> bool:
+    """Whether there is such an inode, as far as one can say: what is damaged may come back."""
+    try:
+        return view.find(ino) is not None
+    except Damaged:
+        return True
 
 
 def _revive(kept: KeptReply) -> wire.Reply | None:

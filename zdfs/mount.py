@@ -55,6 +55,10 @@ def _nothing() -> None:
     """Nobody waits for the mount."""
 
 
+def _uncounted(operation: str, number: int) -> None:
+    """Nobody wants to know how long it took."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to mount.  `options`: as after -o, later ones win."""
@@ -66,6 +70,8 @@ class Settings:
     wake: bool = False  # inotify watchers here, when another mount changes what they watch
     read_ahead_kib: int = limits.READ_AHEAD_KIB
     ready: Callable[[], None] = _nothing  # called once when the kernel is connected
+    turn: Callable[[], None] = _nothing  # called each second
+    ending: Callable[[], None] = _nothing  # called once, before the last flush
     insight: Insight | None = None  # what it can say of its waits
 
 
@@ -78,8 +84,9 @@ def mount(directory: Path, volume: Volume, run: Run, settings: Settings) -> None
     watchers = operations.watchers = Watchers(directory, settings.wake, volume.last_place)
     volume.on_change = lambda ino, known: watchers.changed(ino, known, volume.names_in(ino))
     binding = fuse.binding()
+    done = settings.insight.done if settings.insight else _uncounted
     callbacks = {
-        name: answer(getattr(operations, name), binding)
+        name: answer(getattr(operations, name), binding, done)
         for name, _ in binding.operations
         if hasattr(operations, name)
     }
@@ -99,7 +106,9 @@ def mount(directory: Path, volume: Volume, run: Run, settings: Settings) -> None
         kernel.raise_read_ahead(directory, settings.read_ahead_kib)
         settings.ready()
 
-    kernel.Mount(directory, callbacks, _options(settings), flush).run(ready)
+    kernel.Mount(directory, callbacks, _options(settings), flush).run(
+        ready, settings.turn, settings.ending
+    )
 
 
 def _options(settings: Settings) -> list[str]:
@@ -116,8 +125,11 @@ def _options(settings: Settings) -> list[str]:
     return chosen + list(settings.options)
 
 
-def answer(operation: Callable[..., Reply | None], binding: fuse.Fuse) -> fuse.Callback:
-    """The seam: each request is answered exactly once, whatever happens."""
+def answer(
+    operation: Callable[..., Reply | None], binding: fuse.Fuse,
+    done: Callable[[str, int], None] = _uncounted,
+) -> fuse.Callback:  # fmt: skip
+    """The seam: each request is answered exactly once, whatever happens.  `done` counts it."""
     name = operation.__name__
 
     @functools.wraps(operation)
@@ -139,6 +151,7 @@ def answer(operation: Callable[..., Reply | None], binding: fuse.Fuse) -> fuse.C
             binding.reply_err(request, number)
         else:
             _send(binding, request, reply, name, arguments)
+        done(name, number)
 
     return answered
 
@@ -204,6 +217,10 @@ class Operations(LockOperations, RangedOperations, ExtendedOperations):
     def _attributes(self, attributes: Attributes) -> Reply:
         packed = self._fuse.attributes(attributes, self._volume.block_bytes)
         return Reply(lambda request: self._fuse.reply_attr(request, packed, self._attr_s))
+
+    def _moved(self, name: str, size: int) -> None:
+        if self._insight is not None:
+            self._insight.meter.count(name, size)
 
     def _bytes(self, data: Buffer) -> Reply:
         return Reply(lambda request: self._fuse.send_buffer(request, data))
@@ -346,8 +363,10 @@ class Operations(LockOperations, RangedOperations, ExtendedOperations):
         return int(bool(flags & os.O_APPEND))
 
     def read(self, ino: Ino, size: int, offset: int, file: Any) -> Reply:
+        """read(2): fewer bytes than asked for only at the end of the file."""
         data = self._run(self._volume.read(file.contents.fh, size, offset))
         assert len(data) <= size
+        self._moved("zdfs_mount_read_bytes_total", len(data))
         return self._bytes(data)
 
     def write(self, ino: Ino, data: Any, size: int, offset: int, file: Any) -> Reply:
@@ -359,6 +378,7 @@ class Operations(LockOperations, RangedOperations, ExtendedOperations):
             self._end_privileges(ino, fi.fh)
         view = fuse.readable(data, size)
         written = self._run(self._volume.write(fi.fh, view, offset, append))
+        self._moved("zdfs_mount_written_bytes_total", written)
         return Reply(lambda request: self._fuse.reply_write(request, written))
 
     def flush(self, ino: Ino, file: Any) -> None:
@@ -399,7 +419,8 @@ class Operations(LockOperations, RangedOperations, ExtendedOperations):
     def _list(self, size: int, offset: int, file: Any, plus: bool) -> Reply:
         """Entries from `offset`, as many as fit."""
         parts: list[bytes] = []
-        while page := self._run(self._volume.readdir(file.contents.fh, offset, plus)):
+        most = size // dirents.LEAST_BYTES + 1  # kernels ask for 4 KiB, or for more, of a long page
+        while page := self._run(self._volume.readdir(file.contents.fh, offset, plus, most)):
             for one in page:
                 packed = dirents.dirent(one.name, one.ino, one.mode, one.next)
                 if plus:

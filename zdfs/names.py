@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from zdfs import namespace, wire, xattrs
 from zdfs.calls import clock, now
 from zdfs.contents import newborn_of
-from zdfs.ids import Ino
 from zdfs.ledger import Ledger
 from zdfs.membership import Membership, space
+from zdfs.orphans import Orphans
 from zdfs.ports import Caller, Handler
 
 
 class Names:
     """Handlers of requests about names."""
 
-    def __init__(self, ledger: Ledger, members: Membership, orphans: dict[Ino, None]):
+    def __init__(self, ledger: Ledger, members: Membership, orphans: Orphans):
         """`orphans`: inodes that lost their last name, for whoever lets go of them."""
         self.ledger, self.members, self.orphans = ledger, members, orphans
         self.handlers: Mapping[type[wire.Message], Handler] = {
@@ -65,14 +65,14 @@ class Names:
     async def set_attributes(self, request: wire.SetAttributes, caller: Caller) -> wire.Found:
         """chmod, chown, utimens."""
         at_ns = await self._changing()
-        atime = at_ns if request.atime_now else request.atime_ns  # one clock for all times
-        mtime = at_ns if request.mtime_now else request.mtime_ns
+        atime, mtime = request.times(at_ns)  # one clock for all times
         with self.ledger.change(grows=False) as tables:
             return wire.Found(
                 namespace.set_attributes(
-                    tables, at_ns, request.ino, request.mode, request.uid, request.gid, atime, mtime
+                    tables, at_ns, request.ino, request.mode, request.uid, request.gid, atime,
+                    mtime, request.ctime_ns, request.was_mode,
                 )
-            )
+            )  # fmt: skip
 
     async def make(self, request: wire.Make, caller: Caller) -> wire.Found:
         """mkdir, mknod, symlink."""
@@ -89,8 +89,9 @@ class Names:
             ino, orphaned = namespace.unlink(tables, at_ns, request.parent, request.name)
             found = namespace.stat_inode(tables, ino)
             directory = namespace.stat_inode(tables, request.parent)
+            stood = tables.inode(ino).parent
         if orphaned:
-            self.orphans[ino] = None
+            self.orphans.add(ino, stood)
         return wire.Found(found, directory)
 
     async def remove_directory(self, request: wire.RemoveDirectory, caller: Caller) -> wire.Found:
@@ -100,7 +101,7 @@ class Names:
             ino = namespace.rmdir(tables, at_ns, request.parent, request.name)
             found = namespace.stat_inode(tables, ino)
             directory = namespace.stat_inode(tables, request.parent)
-        self.orphans[ino] = None
+        self.orphans.add(ino, request.parent)
         return wire.Found(found, directory)
 
     async def rename(self, request: wire.Rename, caller: Caller) -> wire.Renamed:
@@ -117,8 +118,9 @@ class Names:
             replaced = namespace.stat_inode(tables, there[0].ino) if there else None
             left = namespace.stat_inode(tables, request.parent)
             entered = namespace.stat_inode(tables, request.new_parent)
-        if orphan is not None:
-            self.orphans[orphan] = None
+            stood = None if orphan is None else tables.inode(orphan).parent
+        if orphan is not None and stood is not None:
+            self.orphans.add(orphan, stood)
         return wire.Renamed(moved, replaced, left, entered)
 
     async def link(self, request: wire.Link, caller: Caller) -> wire.Found:

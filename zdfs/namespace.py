@@ -450,9 +450,19 @@ def set_attributes(
     gid: int | None = None,
     atime_ns: int | None = None,
     mtime_ns: int | None = None,
+    was_ns: int | None = None,
+    was_mode: int | None = None,
 ) -> Attributes:
-    """chmod, chown, utimens: None leaves a field; ctime moves.  A new owner ends suid and sgid."""
+    """chmod, chown, utimens: None leaves a field; ctime moves.  A new owner ends suid and sgid.
+
+    What was kept back for a while came about at `was_ns`; then `mode` replaces `was_mode` only, or
+    it would undo what somebody has set since.
+    """
     inode = tables.handle(ino)
+    if was_ns is not None:
+        now_ns = max(inode.ctime_ns, min(now_ns, was_ns))
+    if was_mode not in (None, inode.mode & PERMISSIONS):
+        mode = None
     if mode is not None:
         bits = mode & PERMISSIONS
         xattrs.follow(tables, ino, bits)

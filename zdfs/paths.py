@@ -1,4 +1,4 @@
-"""A volume by path: the Python API, for commands and tests; a mount needs none of it.
+"""A volume by path, for commands and tests, and below `api`; a mount needs none of it.
 
 Paths are bytes and absolute; they are walked from the root by what the name cache knows, and the
 rest of the way is asked in one question.  A symlink is not followed.

@@ -33,6 +33,10 @@ class Pending(Generic[T]):
         """Who waits for it; None: nobody (any more)."""
         return self._waiting.pop(number, None)
 
+    def all(self) -> list[T]:
+        """Who waits for anything."""
+        return list(self._waiting.values())
+
     def __len__(self) -> int:
         return len(self._waiting)
 

@@ -4,14 +4,16 @@ The contract suites in tests/contract run on every implementation.
 """
 
 import collections
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from enum import IntEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from zdfs import wire
 from zdfs.calls import Trap
 from zdfs.checksum import Buffer, Seal
 from zdfs.ids import Epoch, Incarnation, Ino, Name, Round, Session, Slot
+from zdfs.keys import Key
 from zdfs.schema import DataState, IndexEntry
 from zdfs.wire import Attributes
 
@@ -90,6 +92,14 @@ class Space(NamedTuple):
     blocks: int
 
 
+class Press(IntEnum):
+    """Who is in need of a store's time, and of its room."""
+
+    IDLE = 0  # nobody
+    BUSY = 1  # somebody reads or writes
+    SHORT = 2  # a write waits for room
+
+
 class BlockStore(RoundStore, Protocol):
     """The dataserver's store: a log of block versions and an index.
 
@@ -153,13 +163,21 @@ class BlockStore(RoundStore, Protocol):
         """How long the oldest round has been waiting for its sync; 0.0: none is."""
         ...
 
-    def compact(self, most_bytes: int, scarce: bool = False) -> bool:
-        """Move some live records out of a segment with dead ones; False: nothing to do.  `scarce`:
-        somebody waits for room."""
+    def compact(self, most_bytes: int, press: Press = Press.IDLE) -> bool:
+        """Move some live records out of a segment with dead ones; False: nothing to do."""
+        ...
+
+    def reclaimable_bytes(self) -> int:
+        """What may be stored beyond what `space` says: whoever wants it waits for it a little."""
+        ...
+
+    def emptied(self) -> Round | None:
+        """A checkpoint makes room once this round is synced: a segment was emptied in it.  None:
+        none was."""
         ...
 
     def winnable(self) -> bool:
-        """Whether `compact`, `scarce`, or the next checkpoint makes room yet."""
+        """Whether `compact`, when somebody waits, or the next checkpoint makes room yet."""
         ...
 
     def rebuild_index(self) -> None:
@@ -172,27 +190,84 @@ class BlockStore(RoundStore, Protocol):
 
 
 class Caller(NamedTuple):
-    """Who asks: the socket to answer, and the request's head."""
+    """Who asks: the socket to answer, the request's head, and, where there are keys, whose it is
+    (as the allow-list has it just now)."""
 
     address: bytes
     head: wire.RequestHead
+    key: Key | None = None
+    at: float = 0.0  # when it arrived: monotonic, the driver's
+
+
+class Push(NamedTuple):
+    """What a session is told unasked, over the socket and in the version of its heartbeats."""
+
+    address: bytes
+    session: Session
+    message: wire.Reply
+    protocol: int
 
 
 Handler = Callable[[Any, Caller], Coroutine[Trap, Any, wire.Reply]]
+
+
+class Reading(NamedTuple):
+    """A value that a source of measures found."""
+
+    name: str
+    value: float
+    labels: tuple[str, ...] = ()
+
+
+class Meter(Protocol):
+    """What a driver tells of the requests that it drives (`measures`)."""
+
+    sources: dict[str, Callable[[], Iterable[Reading]]]  # by who reads it
+
+    def count(self, name: str, amount: float = 1) -> None:
+        """On a metric without labels."""
+        ...
+
+    def failed(self, kind: type[wire.Message], reply: wire.Reply) -> None:
+        """What was made for a request, which may be a failure."""
+        ...
+
+    def replied(self, kind: type[wire.Message], took_s: float, disk_s: float) -> None:
+        """A reply has left, so long after the request came, and after it was made."""
+        ...
+
+    def called(self, kind: type[wire.Message], took_s: float, answer: object) -> None:
+        """A call has an answer, or was given up."""
+        ...
+
+    def waited(self, operation: str, spent: Mapping[str, float]) -> None:
+        """What an operation waited for: seconds, by request."""
+        ...
 
 
 class Room(Protocol):
     """What lives behind a broker."""
 
     handlers: Mapping[type[wire.Message], Handler]
-    pushes: list[tuple[bytes, Session, wire.Reply]]  # emptied by the broker after each round
+    pushes: list[Push]  # emptied by the broker after each round
     counts: collections.Counter[str]  # bad messages and the like, shown in status
 
     @property
+    def meter(self) -> Meter: ...
+    @property
     def incarnation(self) -> Incarnation: ...
+    @property
+    def note(self) -> str:
+        """Why nothing works yet; "": it does."""
+        ...
+
     @property
     def ended(self) -> bool:
         """Whether another room is to take over."""
+        ...
+
+    def welcome(self, caller: Caller, request: wire.Message) -> None:
+        """Where there are keys: raises the Failure that refuses this one the request."""
         ...
 
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
@@ -348,9 +423,11 @@ class Volume(Protocol):
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0
     ) -> None: ...
     async def opendir_ino(self, ino: Ino) -> int: ...
-    async def readdir(self, handle: int, offset: int, plus: bool = True) -> Sequence[Listed]:
-        """A page from an offset, "." and ".." too; empty: the end.  `plus`: attributes are wanted;
-        there may be none all the same."""
+    async def readdir(
+        self, handle: int, offset: int, plus: bool = True, most: int = ...
+    ) -> Sequence[Listed]:
+        """Entries from an offset, at most about so many, "." and ".." too; empty: the end.  `plus`:
+        attributes are wanted; there may be none all the same."""
         ...
 
     async def releasedir(self, handle: int) -> None: ...

@@ -48,9 +48,11 @@ class Mounted(NamedTuple):
 
     directory: str
     source: str  # the metaserver's address
+    device: str = ""  # major:minor, as maps and stat have it
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """A path as mountinfo writes it."""
     for code, char in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         text = text.replace(code, char)
     return text
@@ -62,10 +64,11 @@ def mounts(pid: int | str = "self") -> dict[int, Mounted]:
     text = _read(f"/proc/{pid}/mountinfo")
     for line in text.splitlines():
         front, _, back = line.partition(" - ")
-        number, _, _, _, where, *_ = front.split(" ")
-        _, source, *_ = back.split(" ")
-        if source.startswith("zdfs:"):
-            found[int(number)] = Mounted(_unescaped(where), source.removeprefix("zdfs:"))
+        number, _, device, _, where, *_ = front.split(" ")
+        kind, source, *_ = back.split(" ")
+        if kind == "fuse.zdfs":
+            directory, address = unescaped(where), source.removeprefix("zdfs:")
+            found[int(number)] = Mounted(directory, address, device)
     return found
 
 

@@ -19,6 +19,7 @@ class Putter:
 
     def __init__(self, contact: Contact):
         self.contact = contact
+        self.waiting: set[Flight] = set()  # that can't go on until a server is back
 
     def needed(self, file: File, flight: Flight) -> set[Slot]:
         """The slots that its blocks belong on."""
@@ -27,6 +28,12 @@ class Putter:
 
     async def put(self, file: File, flight: Flight, needed: set[Slot]) -> None:
         """Until every needed server has it or the flight is lost; raises what is an answer."""
+        try:
+            await self._put(file, flight, needed)
+        finally:
+            self.waiting.discard(flight)
+
+    async def _put(self, file: File, flight: Flight, needed: set[Slot]) -> None:
         start, contact = file.attributes.start, self.contact
         while missing := [
             slot for slot in needed if slot not in flight.acks and not contact.skipped(slot)
@@ -38,6 +45,8 @@ class Putter:
                 flight.owed = spared
                 contact.go_without(spared)
                 return
+            if any(contact.away(slot) for slot in set(missing) - spared):
+                self.waiting.add(flight)
             at = await now()
             await self._put_on(file, flight, [slot for slot in missing if slot not in spared], at)
             left = {slot for slot in missing if slot not in flight.acks}
@@ -48,6 +57,7 @@ class Putter:
                 for slot in left - spared:
                     await contact.wait_for(slot, file.ino, at)
                 await wait(contact.map_changed, limits.RETRY_S)
+                contact.retried["Put"] += len(left)
 
     async def _put_on(self, file: File, flight: Flight, slots: list[Slot], at: float) -> None:
         """Once, on these servers at once; raises what is an answer."""
@@ -78,4 +88,6 @@ class Putter:
             entry = flight.entries[block]
             blocks.append(wire.Put1(name, entry.seal, Epoch(epoch), start, entry.stored))
             data.append(dirty.data)
-        return wire.Put(self.contact.cluster, tuple(blocks), tuple(data))
+        return wire.Put(
+            self.contact.cluster, tuple(blocks), self.contact.permits.of(file.ino), tuple(data)
+        )

@@ -217,6 +217,9 @@ class Reader:
 
     async def _have(self, wants: list[wire.Wanted], file: File, deadline: float) -> None:
         """Bring versions into the cache; waits for those that another reader is fetching."""
+        missing = sum(want.name not in self.blocks for want in wants)
+        self.blocks.hits += len(wants) - missing
+        self.blocks.misses += missing
         while True:
             wants = [want for want in wants if want.name not in self.blocks]
             mine = [want for want in wants if want.name not in file.fetching]
@@ -251,6 +254,7 @@ class Reader:
                     asks.setdefault(slot, []).append(search)
             await self._ask(asks)
             left = [search for search in left if not search.found]
+            self.contact.retried["Get"] += len(left)
             await self._hopeless(left, deadline)
 
     def _next_replicas(self, search: Search, at: float) -> list[Slot]:
@@ -284,10 +288,7 @@ class Reader:
         for slot, searches in asks.items():
             for chunk in chunks(searches):
                 parts.append((slot, chunk))
-        gets = [
-            (slot, wire.Get(self.contact.cluster, tuple(s.want for s in chunk), True))
-            for slot, chunk in parts
-        ]
+        gets = [(slot, self._get(chunk)) for slot, chunk in parts]
         answers = await self.contact.ask_servers(gets, limits.TIMEOUT_S)
         for (slot, chunk), answer in zip(parts, answers):
             if not isinstance(answer, wire.Got) or not (
@@ -304,6 +305,11 @@ class Reader:
                     search.found = True
                 elif held is Held.NOT_YET:
                     search.silent = True
+
+    def _get(self, chunk: list[Search]) -> wire.Get:
+        ino = chunk[0].want.name.ino  # of all of them: a reader reads one file
+        permit = self.contact.permits.of(ino)
+        return wire.Get(self.contact.cluster, tuple([s.want for s in chunk]), True, permit)
 
     def _genuine(self, want: wire.Wanted, data: Buffer) -> bool:
         if len(data) == want.length and checksum.seal(want.name, data) == want.seal:

@@ -25,7 +25,7 @@ from zdfs import addresses, checksum, limits, namespace, placement, records, rec
 from zdfs import schema, wire
 from zdfs.calls import Ask, Peer, call, call_all, clock, now, sleep
 from zdfs.copied import CopiedStore
-from zdfs.errors import Failure, StartError, Unreachable
+from zdfs.errors import Failure, Mistrusted, StartError, Unreachable
 from zdfs.ids import COUNTER_BITS, ROOT, BlockNo, Epoch, Ino, Name, Slot, Token, Version, compose
 from zdfs.mending import LOST
 from zdfs.ports import MetaStore, Transaction
@@ -74,6 +74,8 @@ _NEWEST = Version(Token(2**64 - 1), 2**32 - 1)
 async def _no_metaserver(metas: Sequence[str]) -> None:
     answers = await call_all([Ask(Peer(meta), wire.Identify()) for meta in metas])
     for meta, answer in zip(metas, answers):
+        if isinstance(answer, Mistrusted):
+            raise StartError(answer.text)
         if isinstance(answer, Unreachable):
             continue
         shown = addresses.short(meta)
@@ -95,6 +97,8 @@ async def _recollections(
             told[slot] = answer
             continue
         shown = addresses.short(ring[slot])
+        if isinstance(answer, Mistrusted):
+            raise StartError(answer.text)
         if isinstance(answer, Unreachable):
             raise StartError(
                 f"the dataserver at {shown} is silent: start it (an empty store will do if its "
@@ -298,7 +302,7 @@ class _Builder:
         put = wire.Put1(name, checksum.seal(name, data), extra.epoch, extra.start, one.length)
         slots = placement.slots(extra.start, name.block, len(plan.ring))
         targets = [slot for slot in slots if slot in plan.heard]
-        request = wire.Put(plan.cluster, (put,), (data,))
+        request = wire.Put(plan.cluster, (put,), b"", (data,))
         answers = await call_all(
             [Ask(Peer(plan.ring[slot]), request, limits.BULK_TIMEOUT_S) for slot in targets]
         )
@@ -330,7 +334,7 @@ class _Builder:
             event = EventRecord(self.now_ns, "rebuilt", text)
             txn.put(schema.number_key(b"v", self._number()), records.pack(event))
             txn.put(schema.number_key(b"r", EPOCH), records.pack(Ring(plan.ring)))
-            first = Superblock(schema.META_FORMAT, os.urandom(16), plan.incarnation)
+            first = Superblock(schema.META_FORMAT_MIN, os.urandom(16), plan.incarnation)
             txn.put(schema.SUPERBLOCK, records.pack(first))
             founded = Cluster(plan.cluster, plan.block_bytes, limits.REPLICAS, EPOCH)
             txn.put(schema.COPY_SET, records.pack(salvage.journal_set(plan)))

@@ -6,7 +6,12 @@ A record is a frozen dataclass or a NamedTuple whose annotations *are* its forma
     Annotated[int, Between(a, b)]     a <= value <= b          bool, IntEnum      themselves
     Annotated[bytes, Length(a, b)]    a <= len <= b            str likewise
     Annotated[tuple[X, ...], Length(a, b)]                     X | None           nil or X
+    float                             a finite double
     another record                    a nested array           Annotated[..., BULK]  travels beside
+
+A field that came later says since which version of what it is a part of, `Annotated[X, Since(5)]`,
+stands behind all older ones and has a default.  What is packed for an older version leaves it out;
+whoever unpacks knows by their number which fields are there, and takes the default of the rest.
 
 Fields stand in the order of the class; there are no names on the wire and no maps.  Both
 directions check: packing a value out of bounds is our mistake and unpacking one the peer's, and
@@ -15,6 +20,7 @@ either raises BadRecord.  Bounds are given to msgpack too, so that nothing large
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -45,11 +51,18 @@ class Length(NamedTuple):
     high: int
 
 
+class Since(NamedTuple):
+    """The version of the protocol, or of a store's format, that a field exists since."""
+
+    since: int
+
+
 class _Bulk:
     """Marks a field that is not packed: its buffers travel as frames of their own."""
 
 
 BULK = _Bulk()
+EVERY = 2**31  # a version that has all fields
 U16 = Between(0, 2**16 - 1)
 U32 = Between(0, 2**32 - 1)
 U64 = Between(0, 2**64 - 1)
@@ -72,6 +85,8 @@ class Codec(NamedTuple):
     unpack: Callable[[Any], Any]
     fields: tuple[tuple[str, Kind], ...]
     bulk: str | None
+    counts: frozenset[int]  # how many fields there may be: of this version, and of older ones
+    since: tuple[int, ...]  # of each field; 0: always
 
 
 def _leaf(check: Callable[[Any], Any], text: str) -> Kind:
@@ -93,6 +108,12 @@ def _int(bounds: Between) -> Kind:
 def _bool(value: Any) -> bool:
     if value is not True and value is not False:
         raise BadRecord(f"{type(value).__name__} where a boolean belongs")
+    return value
+
+
+def _float(value: Any) -> float:
+    if type(value) is not float or not math.isfinite(value):
+        raise BadRecord(f"{str(value)[:40]} is not a finite float")
     return value
 
 
@@ -144,51 +165,70 @@ def _enum(kind: type[enum.IntEnum]) -> Kind:
     return Kind(lambda value: int(kind(value)), unpack, kind.__name__)
 
 
-def _annotated(hint: Any) -> Kind:
+def _annotated(hint: Any, version: int) -> Kind:
     base, *marks = typing.get_args(hint)
+    marks = [mark for mark in marks if not isinstance(mark, Since)]
+    if not marks:
+        return kind_of(base, version)
     mark = marks[0]
     if isinstance(mark, Between):
         return _int(mark)
     assert isinstance(mark, Length), f"{hint}: what is {mark}?"
     if typing.get_origin(base) is tuple:
-        return _many(kind_of(typing.get_args(base)[0]), mark)
+        return _many(kind_of(typing.get_args(base)[0], version), mark)
     return _sized(base, mark)
 
 
-def kind_of(hint: Any) -> Kind:
-    """The kind of a field with this annotation."""
+def kind_of(hint: Any, version: int = EVERY) -> Kind:
+    """The kind of a field with this annotation, as a version has it."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
-        return _annotated(hint)
+        return _annotated(hint, version)
     if origin in (types.UnionType, typing.Union):
         inner = [one for one in typing.get_args(hint) if one is not type(None)]
         assert len(inner) == 1, f"{hint}: only X | None"
-        return _optional(kind_of(inner[0]))
+        return _optional(kind_of(inner[0], version))
     if isinstance(hint, typing.NewType):
         return _int(U64)
     if hint is int:
         return _int(I64)
     if hint is bool:
         return _leaf(_bool, "bool")
+    if hint is float:
+        return _leaf(_float, "f64")
     if isinstance(hint, type) and issubclass(hint, enum.IntEnum):
         return _enum(hint)
-    found = codec(hint)
+    found = codec(hint, version)
     assert found.bulk is None, f"{hint}: bulk only at the top of a message"
     return Kind(found.pack, found.unpack, hint.__name__)
 
 
-_codecs: dict[type, Codec] = {}
+_codecs: dict[int, dict[type, Codec]] = {}
 
 
-def codec(record: type) -> Codec:
-    """The codec of a record class, made once from its annotations."""
-    found = _codecs.get(record)
-    if found is None:
-        found = _codecs[record] = _make(record)
-    return found
+def codec(record: type, version: int = EVERY) -> Codec:
+    """The codec of a record class, made once from its annotations.  `version`: it packs what that
+    one has; what older ones packed is unpacked by each."""
+    try:
+        return _codecs[version][record]
+    except KeyError:
+        found = _make(record, version)
+        _codecs.setdefault(version, {})[record] = found
+        return found
 
 
-def _make(record: type) -> Codec:
+def _since(hint: Any) -> int:
+    marks = getattr(hint, "__metadata__", ())
+    return max((mark.since for mark in marks if isinstance(mark, Since)), default=0)
+
+
+def _counts(record: type, since: Sequence[int]) -> frozenset[int]:
+    """How many fields each version up to this one has."""
+    assert list(since) == sorted(since), f"{record}: younger fields stand behind all older ones"
+    return frozenset(sum(one <= version for one in since) for version in {0, *since})
+
+
+def _make(record: type, version: int) -> Codec:
     hints = typing.get_type_hints(record, include_extras=True)
     if dataclasses.is_dataclass(record):
         names = [field.name for field in dataclasses.fields(record)]
@@ -196,25 +236,27 @@ def _make(record: type) -> Codec:
         names = list(record._fields)  # type: ignore[attr-defined]
     bulk = None
     fields: list[tuple[str, Kind]] = []
+    since: list[int] = []
     for name in names:
         if BULK in getattr(hints[name], "__metadata__", ()):
             assert bulk is None and name == names[-1], f"{record}: bulk stands last, once"
             bulk = name
-        else:
-            fields.append((name, kind_of(hints[name])))
+        elif (born := _since(hints[name])) <= version:
+            fields.append((name, kind_of(hints[name], version)))
+            since.append(born)
     packers = [(name, kind.pack) for name, kind in fields]
     unpackers = [kind.unpack for _, kind in fields]
-    count = len(fields)
+    counts = _counts(record, since)
 
     def pack(value: Any) -> list[Any]:
         return [pack_one(getattr(value, name)) for name, pack_one in packers]
 
     def unpack(plain: Any) -> Any:
-        if type(plain) is not list or len(plain) != count:
-            raise BadRecord(f"not the {count} fields of {record.__name__}")
+        if type(plain) is not list or len(plain) not in counts:
+            raise BadRecord(f"not the {len(fields)} fields of {record.__name__}")
         return record(*[unpack_one(one) for unpack_one, one in zip(unpackers, plain)])
 
-    return Codec(pack, unpack, tuple(fields), bulk)
+    return Codec(pack, unpack, tuple(fields), bulk, counts, tuple(since))
 
 
 def dumps(plain: Sequence[Any]) -> bytes:
@@ -242,9 +284,9 @@ def loads(frame: Any, most_bytes: int = limits.HEAD_BYTES) -> Any:
         raise BadRecord(f"not msgpack: {error}") from error
 
 
-def pack(value: Any) -> bytes:
-    """A record as bytes, without its bulk."""
-    return dumps(codec(type(value)).pack(value))
+def pack(value: Any, version: int = EVERY) -> bytes:
+    """A record as bytes, without its bulk, as a version has it."""
+    return dumps(codec(type(value), version).pack(value))
 
 
 def unpack(kind: type[R], data: Any, most_bytes: int = limits.HEAD_BYTES) -> R:

@@ -8,21 +8,27 @@ is older than what a dataserver has seen.
 
 When no dataserver belongs to a cluster there is nothing to get back: the metaserver founds one.
 Nothing is ever started from less than what is needed; `note` says whom we wait for.
+
+Two rules see that the metaserver after us is not behind again, by what we could have known: what
+the metaserver before us had heard is not forgotten, so that we claim more than any promise that it
+saw; and whoever is alive and has more than we would start from is waited for.
 """
 
 import collections
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from zdfs import __version__, addresses, chain, cluster, copies, limits, schema, wire
+from zdfs import addresses, chain, cluster, copies, limits, schema, wire
+from zdfs.admission import allowed
 from zdfs.calls import Ask, Peer, Trap, call, call_all, clock, now, sleep
 from zdfs.chain import NO_COPIES, Change, Head
 from zdfs.copied import CopiedStore, Tally
 from zdfs.copies import elected
 from zdfs.errors import Damaged, Failure, Unavailable
-from zdfs.ids import Epoch, Incarnation, Policy, Session, Slot
-from zdfs.ports import Caller, Handler
+from zdfs.ids import Epoch, Incarnation, Policy, Slot
+from zdfs.measures import Meter, Role
+from zdfs.ports import Caller, Handler, Push
 from zdfs.wire import State
 
 log = logging.getLogger("zdfs.meta")
@@ -78,19 +84,33 @@ def _below(page: wire.CopyPage, end: bytes) -> dict[bytes, bytes | None]:
     return {key: payload for key, payload in changes if key < end}
 
 
+class Past(NamedTuple):
+    """What the metaserver before us in this process knew."""
+
+    incarnation: Incarnation = Incarnation(0)
+    reports: Mapping[Slot, cluster.Heard] = {}
+
+
 class Regain:
     """Until it has `ended`."""
 
-    def __init__(self, store: CopiedStore, uuid: bytes, own: Head | None, faults: bool = False):
+    def __init__(
+        self, store: CopiedStore, uuid: bytes, own: Head | None, faults: bool = False,
+        meter: Meter | None = None, past: Past = Past(),
+    ):  # fmt: skip
         """`own`: the head of our store, if it can be vouched for."""
         self.store, self.uuid, self.own, self.faults = store, uuid, own, faults
+        self.meter = meter or Meter(Role.META)
+        self.meter.sources.pop("room", None)  # of the metaserver that was here
         self.ended = False
         self.note = "waiting for the dataservers: none has reported yet"
-        self.claimed = Incarnation(1)
+        self.reports = dict(past.reports)
+        promised = [heard.report.promised for heard in self.reports.values()]
+        self.claimed = Incarnation(max(past.incarnation, *promised, 0) + 1)
+        self.asked: set[Slot] = set()  # who was told of this claim
         self.least = Incarnation(0)  # the metaserver's incarnation is to be larger
-        self.reports: dict[Slot, cluster.Heard] = {}
         self.failed: collections.Counter[Slot] = collections.Counter()  # copies: reads in vain
-        self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
+        self.pushes: list[Push] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.handlers: Mapping[type[wire.Message], Handler] = {
             kind: self.later
@@ -100,12 +120,17 @@ class Regain:
             wire.Identify: self.identify,
             wire.GetStatus: self.status,
             wire.Report: self.report,
+            wire.GetMeasures: self.meter.tell,
         }
 
     @property
     def incarnation(self) -> Incarnation:
         """The one that is claimed."""
         return self.claimed
+
+    def welcome(self, caller: Caller, request: wire.Message) -> None:
+        """Where there are keys: not everybody, not for everything."""
+        allowed(caller, request)
 
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
         """Nothing can be changed yet."""
@@ -128,8 +153,9 @@ class Regain:
     async def identify(self, request: wire.Identify, caller: Caller) -> wire.Identity:
         """Who is here."""
         return wire.Identity(
-            wire.Role.META, __version__, self._cluster(), self.uuid, Slot(0), State.JOINING,
-            self.faults, addresses.host_id(), "", self.note, await clock(),
+            wire.Role.META, wire.released(caller.head.protocol), self._cluster(), self.uuid,
+            Slot(0), State.JOINING, self.faults, addresses.host_id(), "", self.note, await clock(),
+            wire.spoken(),
         )  # fmt: skip
 
     async def status(self, request: wire.GetStatus, caller: Caller) -> wire.Status:
@@ -143,18 +169,25 @@ class Regain:
         at = await now()
         # Of servers that belong to a cluster nobody knows which list is right: `_judge` waits.
         living = {} if request.cluster else copies.alive(self.reports, at)
-        refused = cluster.mistyped(request, living)
+        refused = cluster.unlikely(request) or cluster.mistyped(request, living)
         if not refused:
+            self._outbid(request)
             self.reports[request.slot] = cluster.Heard(at, request)
-        if request.promised > self.claimed:
-            self.claimed = Incarnation(request.promised + 1)
+            self.asked.add(request.slot)
         # What it has seen served doesn't matter yet: nothing is served before the newest is known.
         claim = wire.Claim(self.claimed, request.served_incarnation, request.served_round)
         return wire.Instructions(
             cluster=b"", epoch=Epoch(0), addresses=(), block_bytes=limits.BLOCK_BYTES,
             life=request.life, claim=claim, granted=False, wiped=False, reconcile=0, drops=0,
-            copies=NO_COPIES, refused=refused,
+            copies=NO_COPIES, refused=refused, protocols=wire.spoken(),
         )  # fmt: skip
+
+    def _outbid(self, report: wire.Report) -> None:
+        """Claim more than it has promised to anybody else: also to one who chose our number."""
+        others = bool(report.cluster) and report.slot not in self.asked
+        if report.promised > self.claimed or (others and report.promised == self.claimed):
+            self.claimed = Incarnation(report.promised + 1)
+            self.asked.clear()
 
     def _cluster(self) -> bytes:
         found = {h.report.cluster for h in self.reports.values() if h.report.cluster}
@@ -231,7 +264,15 @@ class Regain:
             )
         # A set that was only told is asked beside the one in force, never instead of it.
         own, force = self.own if counts else None, self.store.copies
-        return copies.judge(own, force, belongs, ring, self.claimed)
+        verdict = copies.judge(own, force, belongs, ring, self.claimed)
+        known = own if verdict.source is None else belongs[verdict.source].report.copy.head
+        late = [] if verdict.text or known is None else copies.ahead(known, belongs, self.claimed)
+        if late:
+            names = ", ".join(addresses.short(ring[slot]) for slot in late)
+            return copies.Verdict(
+                f"waiting for the promise of {names}: newer metadata stands there"
+            )
+        return verdict
 
     async def _read(self, slots: Sequence[Slot], living: Mapping[Slot, cluster.Heard]) -> None:
         """Make our store what these copies are.  Failure: it can't be."""

@@ -15,19 +15,22 @@ The log is synced before LMDB hears of it.  Nothing is deleted but the bytes beh
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from zdfs import disk, records, schema
+from zdfs.chain import NO_COPIES
 from zdfs.disk import log
 from zdfs.errors import Damaged, Foreign, StartError
-from zdfs.ids import Name, Round, Slot
+from zdfs.ids import Incarnation, Name, Round, Slot
 from zdfs.index import Distrust, Index
 from zdfs.log import Bad, Found, read_body, segment_numbers, segment_path, walk
 from zdfs.schema import DataState, IndexEntry, Position
 
 _BATCH = 50_000  # replayed changes committed at once
+
+LiveRecords = Generator[tuple[Name, IndexEntry, bytes | None], None, None]
 
 
 @dataclass(slots=True)
@@ -217,6 +220,49 @@ def entry_of(number: int, found: Found) -> IndexEntry:
     return IndexEntry(number, found.offset, header.length, *header.seal, header.epoch, header.start)
 
 
+def live_records(directory: Path, uuid: bytes, number: int, index: Index) -> LiveRecords:
+    """What an index still finds in a segment; without its body where that is bad."""
+    salt = schema.record_salt(uuid, number)
+    fd = os.open(segment_path(directory, number), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for found in walk(fd, salt, schema.SEGMENT_HEADER_BYTES, None):
+            if isinstance(found, Bad) or found.header.kind != schema.KIND_BLOCK:
+                continue
+            name, entry = found.header.name, entry_of(number, found)
+            if _finds(index, name, entry):
+                yield name, entry, read_body(fd, found)
+    finally:
+        os.close(fd)
+
+
+def _finds(index: Index, name: Name, entry: IndexEntry) -> bool:
+    try:
+        return index.find(name) == entry
+    except Damaged:
+        return False
+
+
+def new_state(slot: Slot) -> DataState:
+    """Of a store that is made now."""
+    return DataState(
+        format=schema.DATA_FORMAT,
+        uuid=os.urandom(16),
+        cluster=b"",
+        slot=slot,
+        block_bytes=0,
+        life=0,
+        promised=Incarnation(0),
+        served_incarnation=Incarnation(0),
+        served_round=Round(0),
+        reconciled=0,
+        wanted=0,
+        dropped=0,
+        damaged=0,
+        repaired=0,
+        copies=NO_COPIES,
+    )
+
+
 # --- trust -------------------------------------------------------------------------------------
 
 
@@ -299,7 +345,7 @@ def _log_uuid(directory: Path, numbers: list[int]) -> bytes | None:
             try:
                 return schema.unpack_segment(file.read(schema.SEGMENT_HEADER_BYTES)).uuid
             except Foreign as error:
-                raise StartError(f"{directory}: {error}; start it with that release") from error
+                raise StartError(f"{directory}: {error}") from error
             except Damaged:
                 continue
     return None

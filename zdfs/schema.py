@@ -54,9 +54,11 @@ from zdfs.chain import CopySet
 from zdfs.errors import Damaged
 from zdfs.ids import BlockNo, Epoch, Incarnation, Ino, Name, PageNo, Round, Session, Slot, Token
 from zdfs.ids import Policy, Version
-from zdfs.records import TIME, U16, U32, U64, Between, Length
+from zdfs.lineage import Lineage
+from zdfs.records import TIME, U16, U32, U64, Between, Length, Since
 from zdfs.segments import (  # noqa: F401 (who wants the log's format asks here, too)
     DATA_FORMAT as DATA_FORMAT,
+    DATA_FORMAT_MIN as DATA_FORMAT_MIN,
     KIND_BLOCK as KIND_BLOCK,
     KIND_ROUND as KIND_ROUND,
     KIND_STATE as KIND_STATE,
@@ -73,7 +75,9 @@ from zdfs.segments import (  # noqa: F401 (who wants the log's format asks here,
     unpack_segment as unpack_segment,
 )
 
-META_FORMAT = 3
+META_FORMAT = 4  # since 3: the superblock's lineage
+META_FORMAT_MIN = 3  # that this release reads, and brings to the newest
+META_FORMAT_SINCE = 5  # the protocol of the first release that reads it
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
@@ -213,6 +217,7 @@ class Superblock:
     format: A[int, U32]
     uuid: Uuid
     incarnation: Incarnation
+    lineage: A[Lineage, Since(4)] = ()  # which releases wrote here
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +410,7 @@ class DataState:
     repaired: A[int, U64]
     copies: CopySet  # the newest that a metaserver told
     scrub: ScrubState = ScrubState()
+    lineage: A[Lineage, Since(4)] = ()  # which releases wrote here
 
 
 class Position(NamedTuple):

@@ -9,7 +9,8 @@ from zdfs import checksum
 from zdfs.errors import Damaged, Foreign
 from zdfs.ids import BlockNo, Epoch, Ino, Name, Slot, Token, Version
 
-DATA_FORMAT = 3
+DATA_FORMAT = 4  # since 3: the state's lineage; an older log is gone on with in this one
+DATA_FORMAT_MIN = 3  # that this release reads
 
 _U64 = struct.Struct(">Q")
 
@@ -39,6 +40,7 @@ class SegmentHeader(NamedTuple):
     boot: int
     number: int
     first_round: int
+    format: int = DATA_FORMAT  # stands before all others; each segment has its own
 
 
 class RecordHeader(NamedTuple):
@@ -58,7 +60,7 @@ class RecordHeader(NamedTuple):
 
 def pack_segment(header: SegmentHeader) -> bytes:
     """A segment header, padded to SEGMENT_HEADER_BYTES."""
-    head = _SEGMENT.pack(SEGMENT_MAGIC, DATA_FORMAT, *header)
+    head = _SEGMENT.pack(SEGMENT_MAGIC, header.format, *header[:4])
     return (head + _CRC.pack(checksum.crc32c(head))).ljust(SEGMENT_HEADER_BYTES, b"\0")
 
 
@@ -70,9 +72,14 @@ def unpack_segment(data: bytes) -> SegmentHeader:
     if _CRC.unpack_from(data, _SEGMENT.size)[0] != checksum.crc32c(head):
         raise Damaged("a segment header fails its checksum")
     _, version, uuid, boot, number, first = _SEGMENT.unpack(head)
-    if version != DATA_FORMAT:
-        raise Foreign(f"a log of format {version}; this release reads format {DATA_FORMAT}")
-    return SegmentHeader(uuid, boot, number, first)
+    if not DATA_FORMAT_MIN <= version <= DATA_FORMAT:
+        newer = version > DATA_FORMAT
+        raise Foreign(
+            f"a log of format {version}; this release reads {DATA_FORMAT_MIN} to {DATA_FORMAT}: "
+            f"start it with {'the newer' if newer else 'an older'} release"
+            + (", or go back as docs/UPGRADING.md says" if newer else " first")
+        )
+    return SegmentHeader(uuid, boot, number, first, version)
 
 
 def record_salt(uuid: bytes, segment: int) -> int:

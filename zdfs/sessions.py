@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from zdfs import limits, wire
 from zdfs.calls import Condition, notify
 from zdfs.errors import BadMessage, NoSession
-from zdfs.ids import Ino, Session, Token
+from zdfs.ids import ROOT, Ino, Session, Token
 from zdfs.interests import Interests
 from zdfs.schema import SessionRecord
 
@@ -36,12 +36,18 @@ class Mount:
     record: SessionRecord
     heard: float
     announced: bool
-    address: bytes = b""  # of the socket that heartbeats come from; pushes go there
+    address: bytes = b""  # of the socket that heartbeats come from; pushes go there ...
+    protocol: int = wire.PROTOCOL_MIN  # ... in the version that those are in
+    protocols: wire.Protocols = wire.ONLY_FIRST  # that it speaks
+    owing_s: float = 0.0  # for so long it was heard, and has yet to announce itself
     slots: dict[int, Kept] = field(default_factory=dict)
     openings: dict[Ino, int] = field(default_factory=dict)
     blocked: tuple[wire.Blocked, ...] = ()
     beat: int = 0  # number of the newest heartbeat
     told: int = 0  # ... and of the newest news of what it looked at
+    root: Ino = ROOT  # what it calls so, if its key is confined
+    under: object = None  # the rights that it was last heard with; what it reached by them:
+    reached: set[Ino] = field(default_factory=set)  # below its root by a name, but made elsewhere
 
 
 @dataclass(slots=True)
@@ -85,15 +91,21 @@ class Sessions:
     def heard(self, session: Session, now: float) -> Mount:
         """A sign of life."""
         mount = self.mount(session)
-        mount.heard = now
+        self._lives(mount, now)
         return mount
+
+    def _lives(self, mount: Mount, now: float) -> None:
+        """Time in which it could not be heard is not held against it: a session may live longer."""
+        if not mount.announced:
+            mount.owing_s += min(max(0.0, now - mount.heard), limits.DOWN_S)
+        mount.heard = max(mount.heard, now)
 
     def beaten(self, session: Session, number: int, heard: int, now: float) -> bool:
         """A heartbeat.  It prolongs the session only if replies reach the mount: one that can't
         hear can't be recalled either.  False: a late one, what it says is no news."""
         mount = self.mount(session)
         if number - heard <= limits.DEAF_BEATS:
-            mount.heard = max(mount.heard, now)
+            self._lives(mount, now)
         if number <= mount.beat:
             return False
         mount.beat = number
@@ -102,6 +114,19 @@ class Sessions:
     def silent(self, now: float) -> list[Session]:
         """Sessions whose life ran out."""
         return [s for s, m in self.mounts.items() if now - m.heard > self.life_s]
+
+    def late(self) -> list[Session]:
+        """Sessions that live and don't come to an end with saying what they hold."""
+        return [
+            session
+            for session, mount in self.mounts.items()
+            if not mount.announced and mount.owing_s > limits.ANNOUNCE_S
+        ]
+
+    def full_lives(self, now: float) -> None:
+        """Nobody could be heard until now."""
+        for mount in self.mounts.values():
+            mount.heard, mount.owing_s = now, 0.0
 
     def died(self, session: Session) -> list[Ino]:
         """Forget a mount; its grants are free.  Returns the inodes it had open."""

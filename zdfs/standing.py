@@ -6,6 +6,7 @@ from zdfs.errors import Damaged
 from zdfs.ids import ROOT, Policy
 from zdfs.membership import Membership
 from zdfs.ports import Caller
+from zdfs.sessions import Mount
 from zdfs.wire import State
 
 SHOWN_EVENTS = 64  # in a status: events of a KiB at most ...
@@ -24,7 +25,7 @@ class Standing:
         ours = self.ledger.cluster
         servers = [self._server_status(member, at) for member in self.members.map.members]
         mounts = [
-            wire.SessionStatus(m.session, m.record.host, m.record.mount, m.blocked)
+            wire.SessionStatus(m.session, m.record.host, m.record.mount, m.blocked, _protocols(m))
             for m in list(self.members.sessions.mounts.values())[:SHOWN_MOUNTS]
         ]
         try:
@@ -51,7 +52,8 @@ class Standing:
             nothing = wire.Health(State.DOWN, 0, 0, 0, 0, None, 0, 0, 0, "")
             return wire.ServerStatus(member, nothing, 2**63, *owed)
         silent_ms = int((at - heard.at) * 1000)
-        return wire.ServerStatus(member, heard.report.health, silent_ms, *owed)
+        report = heard.report
+        return wire.ServerStatus(member, report.health, silent_ms, *owed, report.protocols)
 
     def _copies(self) -> wire.Copies:
         """Who holds copies of the metadata."""
@@ -74,3 +76,8 @@ class Standing:
         )
         with self.ledger.view() as view:
             return forecast.foresee(view, request, outage, lambda epoch: servers)
+
+
+def _protocols(mount: Mount) -> wire.Protocols:
+    """What a mount speaks.  One that has not spoken since our start is not called old for it."""
+    return mount.protocols if mount.announced else wire.spoken()

@@ -14,18 +14,20 @@ that closes without a word means that the child died: that is a reason too.
 import errno
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from zdfs import limits
+from zdfs import limits, processes
 from zdfs.errors import StartError
 
 READY = b"ready"
+KIND = "fuse.zdfs"  # a mount of ours, in mountinfo
 SYMLINKS = 40  # as Linux
 
 
@@ -35,14 +37,25 @@ class MountLine(NamedTuple):
     device: str  # major:minor
     kind: str
     source: str
+    flags: str = ""  # rw,nosuid,...
+
+
+def again(command: str) -> list[str]:
+    """The words that run a command of `cli`, with this interpreter and this code, wherever both are
+    installed."""
+    home = str(Path(__file__).resolve().parent.parent)
+    code = f"import sys; sys.path.insert(0, {home!r}); from zdfs import cli; sys.argv[0] = 'zdfs'; "
+    return [sys.executable, "-P", "-c", f"{code}sys.exit(cli.{command}())"]
 
 
 class Herald:
     """The child's end of the pipe; without a pipe (-f by hand) it says nothing."""
 
-    def __init__(self, descriptor: int | None, log: Path | None):
+    def __init__(self, descriptor: int | None, log: Path | None, grouped: bool = False):
+        """`grouped`: it was started in its parent's process group, and leaves it when it serves."""
         self._descriptor = descriptor
         self._log = log
+        self._grouped = grouped
         if descriptor is not None:
             os.set_inheritable(descriptor, False)
 
@@ -58,6 +71,8 @@ class Herald:
         os.dup2(sink, 2)
         os.close(sink)
         os.chdir("/")
+        if self._grouped:
+            os.setsid()
         self._say(READY)
 
     def failed(self, why: str) -> None:
@@ -78,20 +93,34 @@ def start_detached(
     log: Path | None = None,
     *,
     patience_s: float | None = None,
+    grouped: bool = False,
 ) -> int:
     """Run `argv` + ["-f", "--herald", FD] in a session of its own until it mounted; exit status.
 
     The child writes through Herald(FD, log).  Without `patience_s` the parent waits as long as the
-    child tries; ^C ends both.
+    child tries; ^C, `kill` and a hangup end both.  `grouped`: it gets its session only when it
+    mounted, for autofs lets none but its own process group see the directory before.
     """
     if log is not None:
         _touch(log)
+    with _stoppable():
+        why = _started(argv, directory, log, patience_s, grouped)
+    if why:
+        print(f"zdfs-mount: {why}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _started(
+    argv: Sequence[str], directory: Path, log: Path | None, patience_s: float | None, grouped: bool
+) -> str:
+    """Empty when it mounted, else why not."""
     hears, says = os.pipe()
     child = subprocess.Popen(
         [*argv, "-f", "--herald", str(says)],
         stdin=subprocess.DEVNULL,
         pass_fds=[says],
-        start_new_session=True,
+        start_new_session=not grouped,
     )
     os.close(says)
     try:
@@ -104,10 +133,24 @@ def start_detached(
         why = "stopped"
     finally:
         os.close(hears)
-    if why:
-        print(f"zdfs-mount: {why}", file=sys.stderr)
-        return 1
-    return 0
+    return why
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """What else ends us counts as ^C, or the child would go on, and mount some day."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _touch(log: Path) -> None:
@@ -185,12 +228,10 @@ def mounted_on(directory: Path) -> MountLine | None:
     found = None
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         front, _, back = line.partition(" - ")
-        _, _, device, _, where, *_ = front.split(" ")
-        for code, char in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-            where = where.replace(code, char)
-        if where == wanted:
+        _, _, device, _, where, flags, *_ = front.split(" ")
+        if processes.unescaped(where) == wanted:
             kind, source, *_ = back.split(" ")
-            found = MountLine(device, kind, source)
+            found = MountLine(device, kind, source, flags)
     return found
 
 
@@ -199,7 +240,7 @@ def prepare(directory: Path) -> None:
     line = mounted_on(directory)
     if line is not None and line.kind.startswith("fuse"):
         number = _ask(directory, limits.MOUNT_ANSWERS_S)
-        if number in (errno.ENOTCONN, errno.ECONNABORTED) and line.source.startswith("zdfs:"):
+        if number in (errno.ENOTCONN, errno.ECONNABORTED) and line.kind == KIND:
             detach(directory)
         elif number is None:
             raise StartError(

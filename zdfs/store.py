@@ -12,6 +12,7 @@ fails leaves nobody knowing which: the store raises StoreError then and for ever
 """
 
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from zdfs import disk, limits, ports, records, schema
 from zdfs.disk import Records, log
 from zdfs.errors import Damaged, DamagedStore, StartError, StoreError
 from zdfs.ids import Round
+from zdfs.measures import Commits
 
 _U64 = struct.Struct(">Q")
 _COPY_ON_WRITE = 3  # a record put in this round may cost so many times its bytes
@@ -34,7 +36,7 @@ class LmdbStore:
     to LMDB.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, commits: Commits | None = None):
         disk.make_directory(directory)
         _refuse_other_role(directory)
         self._directory = directory
@@ -44,6 +46,7 @@ class LmdbStore:
         self._child: Records | None = None
         self._dirty = False
         self._round_bytes = 0
+        self._commits = commits
         try:
             self._env = _open(directory / "meta")
             try:
@@ -131,9 +134,13 @@ class LmdbStore:
         number = self.round
         try:
             Records(self._txn).put(schema.ROUND, _U64.pack(number))
+            began = time.monotonic()
             self._txn.commit()
         except (lmdb.Error, Damaged) as error:
             raise self._fail(f"round {number} can't be committed: {error}") from error
+        if self._commits is not None:
+            self._commits.took(time.monotonic() - began)
+            self._commits.wrote(self._round_bytes)
         self._txn = None
         self._dirty = False
         self._round_bytes = 0
@@ -197,18 +204,19 @@ class LmdbStore:
             if isinstance(plain, list) and plain and plain[0] > schema.META_FORMAT:
                 raise StartError(
                     f"{self._directory}: a store of format {plain[0]}; this release knows format "
-                    f"{schema.META_FORMAT}: start it with the newer release"
+                    f"{schema.META_FORMAT}: start it with the newer release, or go back as "
+                    "docs/UPGRADING.md says"
                 )
         return Round(0 if payload is None else _U64.unpack(payload)[0])
 
 
-def sound_store(directory: Path) -> LmdbStore:
+def sound_store(directory: Path, commits: Commits | None = None) -> LmdbStore:
     """A store on a directory; a damaged one is set aside first: there are copies of what it had."""
     try:
-        return LmdbStore(directory)
+        return LmdbStore(directory, commits)
     except DamagedStore as error:
         set_aside(directory, error)
-    return LmdbStore(directory)
+    return LmdbStore(directory, commits)
 
 
 def set_aside(directory: Path, why: DamagedStore) -> None:

@@ -7,7 +7,8 @@ O_PATH descriptor: its last attributes are remembered for a while, when M has le
 
 import logging
 import stat
-from collections import OrderedDict
+import sys
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from errno import E2BIG, EBADF, EINVAL, ENAMETOOLONG, ENODATA, ENOENT, ERANGE, ESTALE
@@ -68,6 +69,7 @@ class Tree:
         self.listings: dict[int, Listing] = {}
         self.removed: OrderedDict[Ino, Attributes] = OrderedDict()  # by this mount; nlink 0
         self._number = 0  # of the newest handle
+        self.looks: Counter[tuple[str, bool]] = Counter()  # of what; whether it was known here
 
     def last_place(self, ino: Ino) -> bytes | None:
         """The path that an inode was last found under; None: not remembered."""
@@ -99,7 +101,9 @@ class Tree:
             return await self._look_up(parent, name)
         asked = await now()
         ino = self.names.find(parent, name, asked)
-        if ino is None and self.names.absent(parent, name, asked):
+        absent = ino is None and self.names.absent(parent, name, asked)
+        self.looks["names", absent or ino is not None] += 1
+        if absent:
             raise Posix(ENOENT)
         if ino is not None:
             try:
@@ -164,6 +168,7 @@ class Tree:
         """An inode's attributes, with what is unflushed; ESTALE."""
         asked = await now()
         known = self.names.attributes(ino, asked)
+        self.looks["attributes", known is not None] += 1
         if known is None:
             try:
                 known = await self._ask_attributes(ino, asked)
@@ -203,12 +208,15 @@ class Tree:
         atime_now: bool = False, mtime_now: bool = False,
     ) -> Attributes:  # fmt: skip
         """chmod, chown, utimens, in one step.  None: leave it.  `_now`: M's clock says."""
+        request = wire.SetAttributes(ino, mode, uid, gid, atime_ns, mtime_ns, atime_now, mtime_now)
+        kept = await self._keep(request)
+        if kept is not None:
+            return kept
         file = self.files.get(ino)
         if file is not None and (mtime_ns is not None or mtime_now):
             file.mtime_ns = None  # an unflushed write's time is overruled
             while file.committing:
                 await wait(file.moved, limits.RETRY_S)
-        request = wire.SetAttributes(ino, mode, uid, gid, atime_ns, mtime_ns, atime_now, mtime_now)
         asked = await now()
         try:
             found = (await self._change(request, ino)).attributes
@@ -218,6 +226,10 @@ class Tree:
             raise
         await self._changed_self(found, asked)
         return self._shown(found)
+
+    async def _keep(self, request: wire.SetAttributes) -> Attributes | None:
+        """Whoever keeps what is set for later says how it is then; None: it is to be sent now."""
+        return None
 
     async def _changed_self(self, found: Attributes, asked: float) -> None:
         """A change of ours: to what it is, not to the names in it."""
@@ -229,8 +241,7 @@ class Tree:
     async def _set_removed(self, request: wire.SetAttributes) -> Attributes:
         """For whoever still is in a directory that M has let go of."""
         at_ns, was = await clock(), self.removed[request.ino]
-        atime = at_ns if request.atime_now else request.atime_ns
-        mtime = at_ns if request.mtime_now else request.mtime_ns
+        atime, mtime = request.times(at_ns)
         found = self.removed[request.ino] = was._replace(
             mode=was.mode if request.mode is None else stat.S_IFMT(was.mode) | request.mode,
             uid=was.uid if request.uid is None else request.uid,
@@ -412,8 +423,11 @@ class Tree:
         self.listings[self._number] = Listing(ino)
         return self._number
 
-    async def readdir(self, handle: int, offset: int, plus: bool = True) -> list[Listed]:
-        """A page from `offset`; [] at the end.  `plus`: with attributes, if it is still to be got.
+    async def readdir(
+        self, handle: int, offset: int, plus: bool = True, most: int = sys.maxsize
+    ) -> list[Listed]:
+        """At most so many entries from `offset`; [] at the end.  `plus`: with the attributes of
+        those of which they are known to be so.
 
         Each entry that stays while the directory changes is returned exactly once: pages go on
         behind the last name given, in the order of names.
@@ -427,19 +441,23 @@ class Tree:
         index = max(0, offset - 2)
         if index > len(listing.names):
             raise Posix(EINVAL)
-        if not listing.covers(index):
+        new = not listing.covers(index)
+        if new:
             await self._list(listing, index, plus)
+        at = self.contact.driver.monotonic()
         dots = ((b".", listing.ino), (b"..", listing.parent))
         found = [
             Listed(name, ino, stat.S_IFDIR, None, place + 1)
             for place, (name, ino) in enumerate(dots)
             if offset <= place
         ]
-        entries = listing.page[index - listing.first :]
+        begin = index - listing.first
+        entries = listing.page[begin : begin + most]
         for number, (name, ino, mode, attributes) in enumerate(entries, start=index + 3):
-            file = self.files.get(ino) if attributes is not None else None
-            if file is not None and file.busy:
-                attributes = file.shown()
+            if attributes is not None and not new:  # what it was like then may be long ago
+                attributes = self.names.attributes(ino, at)
+            if attributes is not None:
+                attributes = self._shown(attributes)
                 mode = attributes.mode
             found.append(Listed(name, ino, mode, attributes, number))
         return found

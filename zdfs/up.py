@@ -360,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--faults", action="store_true", help="allow zdfs-corrupt and zdfs faults, for trials"
     )
     chosen = parser.parse_args(arguments)
+    os.environ["ZDFS_CONFIG"] = os.devnull  # the children's: a file speaks of another cluster
     house = House(chosen.store.absolute(), chosen.mount.absolute(), faults=chosen.faults)
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)

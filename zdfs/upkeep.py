@@ -10,13 +10,16 @@ from zdfs.calls import Condition, Trap, call, notify, now, sleep, wait
 from zdfs.errors import Failure, NoSpace, Unavailable
 from zdfs.healing import Healer
 from zdfs.ids import Name, Round
-from zdfs.ports import Space
+from zdfs.ports import Press, Space
 
 log = logging.getLogger("zdfs.data")
 
 ROOM_S = 4.0  # a write waits here for room so long; then it is sent again
 HELD_BYTES = 64 * limits.MIB  # of writes that wait here: the others are sent away
 SHORT_S = 0.03  # while somebody waits for room, it is made so often
+STEP_S = 0.01  # between two steps of compaction others have their turn
+DROPS_S = limits.BEAT_S / 4  # a store that fills up asks so often what was let go of ...
+PRESSED_PARTS = 32  # ... once what came since it last asked is such a part of what is free
 HOPE_S = 1.2  # so long after what was overwritten, the metaserver has let go of it
 SAID_S = 60.0  # an event of it so often
 ROOM_AGAIN = 100  # a full disk has room again once a hundredth of it is free: else it would flutter
@@ -34,6 +37,8 @@ class Upkeep:
         self._waiting = 0
         self._moved_at = float("-inf")  # when something came, or was let go of that was here
         self._held = 0  # bytes of those that wait
+        self._came = 0  # bytes that were to be stored since drops were last asked for ...
+        self._asked_at = float("-inf")  # ... then
         self.room = 0  # what they may take, as of the last checkpoint
         self.winnable = True  # whether there will be more
 
@@ -44,10 +49,13 @@ class Upkeep:
     async def take_drops(self) -> None:
         """Let go of what the metaserver's queue names."""
         while True:
-            state = self.store.state
-            if self.healer.drops_ready <= state.dropped or not state.cluster:
-                await wait(self.healer.work, limits.BEAT_S)
+            state, asked = self.store.state, await now()
+            told = self.healer.drops_ready > state.dropped
+            if not state.cluster or not (told or self._pressed(asked)):
+                busy = self.healer.busy(asked)
+                await wait(self.healer.work, DROPS_S if busy else limits.BEAT_S)
                 continue
+            self._came, self._asked_at = 0, asked
             try:
                 drops = await call(
                     self.healer.meta, wire.TakeDrops(self.healer.slot, state.uuid, state.dropped)
@@ -59,12 +67,13 @@ class Upkeep:
             for item in drops.items:
                 names = _names(item)
                 if any(self.healer.find(name) for name in names):
-                    self._moved_at = max(self._moved_at, self.healer.heard_at)
+                    heard_at = self.healer.heard_at if told else asked
+                    self._moved_at = max(self._moved_at, heard_at)
                 self.store.drop(names)
             if drops.items:
                 await self._durably(self.store.round)
             elif drops.through <= state.dropped:
-                await sleep(limits.BEAT_S)
+                await sleep(limits.BEAT_S if told else DROPS_S)
                 continue
             # Also past what was queued before this store was here: it never had it.
             self.store.set_state(replace(self.store.state, dropped=drops.through))
@@ -80,18 +89,43 @@ class Upkeep:
     async def upkeep(self) -> None:
         """Commit the index behind the log; win back dead segments."""
         while True:
-            if self._waiting:  # who still has no room must not wake us at once, or nobody else runs
+            # Who still has no room must not wake us at once, or nobody else runs.
+            if self._waiting or self.store.emptied() is not None:
                 await sleep(SHORT_S)
             else:
                 await wait(self.short, limits.CHECKPOINT_S)
             self._checkpoint()
-            done = await now()
-            while self.store.compact(limits.BATCH_BYTES, scarce=self._waiting > 0):
-                await sleep(0.01)
+            at = done = await now()
+            while self.store.compact(limits.BATCH_BYTES, self._press(at)):
+                await sleep(STEP_S)
                 at = await now()
-                if at - done >= (SHORT_S if self._waiting else limits.CHECKPOINT_S):
+                rest_s = SHORT_S if self._waiting or self._ripe() else limits.CHECKPOINT_S
+                if at - done >= rest_s:
                     self._checkpoint()
                     done = at
+
+    def _press(self, at: float) -> Press:
+        """Who waits is not helped by more than the room that is about to be there."""
+        if self._waiting and self.store.emptied() is None:
+            return Press.SHORT
+        return Press.BUSY if self._waiting or self.healer.busy(at) else Press.IDLE
+
+    def _pressed(self, at: float) -> bool:
+        """Whether what the metaserver lets go of is wanted before it is told: while that stays, it
+        is moved as if it were of use.  Only as much of it as a store has to write to is worth the
+        metaserver's time."""
+        if not self._came or at - self._asked_at < DROPS_S:
+            return False
+        return self._came * PRESSED_PARTS >= self.store.space().free_bytes
+
+    def _ripe(self) -> bool:
+        """Whether a checkpoint deletes a segment.  What was copied out of it is synced for that
+        alone, if nobody else waits for it."""
+        round_ = self.store.emptied()
+        if round_ is None:
+            return False
+        self.store.promise(round_)
+        return self.store.synced >= round_
 
     def _checkpoint(self) -> None:
         if self._waiting:  # also for the sync that lets go of what was emptied
@@ -110,6 +144,7 @@ class Upkeep:
         as any of it is coming back, a write waits.  NoSpace: none is.  Unavailable: it takes longer
         than its sender has patience, or there is no memory to wait in.
         """
+        self._came += needed
         if not refused and needed <= self.store.space().free_bytes:
             self._moved_at = self.healer.used_at
             return

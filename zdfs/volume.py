@@ -9,6 +9,7 @@ method raises errors.Failure with an errno.
     tree      names, attributes, listings
     reader    blocks from replicas, checked
     writer    dirty blocks, flights, commits
+    flusher   what nobody waits for (`behind`)
     claims    locks of fcntl and flock (`lockable`)
     ranges    truncate, fallocate, holes, copies
 """
@@ -22,16 +23,17 @@ from errno import EBADF, EFBIG, EINVAL, EISDIR, ENAMETOOLONG, ESTALE
 from typing import Any
 
 from zdfs import limits, wire
-from zdfs.cache import File, Told
+from zdfs.cache import File
 from zdfs.calls import Trap, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact, Driver
 from zdfs.errors import Failure, Fenced, NoSession, Posix
-from zdfs.ids import Incarnation, Ino, PageNo, Token
+from zdfs.ids import Incarnation, Ino, PageNo, Session, Token
 from zdfs.knowledge import NEVER, Names
 from zdfs.ranges import Ranges
 from zdfs.reading import Reader
-from zdfs.lockable import Handle, Lockable
+from zdfs.behind import Behind
+from zdfs.lockable import Handle, writes
 from zdfs.wire import Attributes
 
 log = logging.getLogger("zdfs.mount")
@@ -43,18 +45,19 @@ def _nobody(ino: Ino, known: Attributes | None) -> None:
     """No kernel is to be told."""
 
 
-class Volume(Lockable):
+class Volume(Behind):
     """A mounted file system."""
 
     def __init__(
         self, meta: str, mount: str, driver: Driver,
         attr_timeout_s: float = limits.CACHE_S, entry_timeout_s: float = limits.CACHE_S,
+        writeback: bool = False,
     ):  # fmt: skip
         """`attr_timeout_s`, `entry_timeout_s`: how old what a program sees may be; half of it is
-        the kernel's share, where there is one."""
+        the kernel's share, where there is one.  `writeback`: a close does not wait (`behind`)."""
         contact = Contact(meta, mount, driver)
         names = Names(entry_timeout_s / 2, attr_timeout_s / 2)
-        super().__init__(contact, Reader(contact), names)
+        super().__init__(contact, Reader(contact), names, writeback)
         self.driver = driver
         self.ranges = Ranges(self.contact, self.reader, self.writer)
         self.writer.committed = lambda found, asked: names.learn(found, driver.monotonic(), asked)
@@ -64,6 +67,7 @@ class Volume(Lockable):
         self.refused: OrderedDict[Ino, Token] = OrderedDict()  # returned before they arrived
         self._told: dict[int, tuple[dict[Ino, int], dict[Ino, Token], float]] = {}  # by heartbeat
         self._promising = Incarnation(0)  # the metaserver whose promises we have
+        self._announcing: tuple[Session, Incarnation] | None = None  # in which session, to whom
         self._beats = self._heard = 0  # number of the newest heartbeat, and of the newest answer
         self.on_change: Callable[[Ino, Attributes | None], None] = _nobody
         self._opening = 0
@@ -80,7 +84,7 @@ class Volume(Lockable):
         at = await now()
         await self.contact.open()
         self.claims.opened(at)
-        await spawn(self.writer.flush_old(), "flusher")
+        await self.start_flushing()
         await spawn(self.contact.watch_blocked(), "watch of blocked writes")
         await spawn(self.contact.watch_meta(), "watch of the metaserver")
 
@@ -141,6 +145,7 @@ class Volume(Lockable):
 
     def _beaten(self, beaten: wire.Beaten) -> list[Coroutine[Trap, Any, None]]:
         self.claims.heard(beaten.number)
+        self.contact.permits.take(beaten)
         self._heard = max(self._heard, beaten.number)
         closed, returned, sent = self._told.pop(beaten.number, ({}, {}, NEVER))
         self._promised(beaten, sent)
@@ -153,7 +158,7 @@ class Volume(Lockable):
         if beaten.map is not None:
             self.contact.take_map(beaten.map)
         todo: list[Coroutine[Trap, Any, None]] = [self._give_back(r) for r in beaten.recalls]
-        if beaten.announce:
+        if beaten.announce and self._announcing != (self.driver.session, self.driver.incarnation):
             todo.append(self._announce())
         return todo
 
@@ -175,10 +180,13 @@ class Volume(Lockable):
             file = self.files.get(ino)
             if file is not None and not file.token:
                 file.map_at = float("-inf")
+            elif file is not None:
+                file.overtaken = True
             self.on_change(ino, known)
 
     async def _announce(self) -> None:
-        """The metaserver has restarted: say what is open and held here."""
+        """The metaserver has restarted: say what is open and held here.  Each answer to a heartbeat
+        asks for it until all is said: who began anew each time would be his own crowd, and late."""
         files = list(self.files.values())
         openings = [wire.Opening(f.ino, f.opening) for f in files if f.handles]
         holdings = [wire.Holding(f.ino, f.token, f.number) for f in files if f.token]
@@ -186,16 +194,15 @@ class Volume(Lockable):
         locks = self.claims.announce(incarnation)
         size = limits.LOCKS_TOLD
         count = max(len(openings), len(holdings), len(locks), 1)
-        for first in range(0, count, size):
-            await self.contact.ask(
-                wire.Announce(
-                    tuple(openings[first : first + size]),
-                    tuple(holdings[first : first + size]),
-                    tuple(locks[first : first + size]),
-                    incarnation,
-                    first + size >= count,
-                )
-            )
+        self._announcing = underway = self.driver.session, incarnation
+        try:
+            for first in range(0, count, size):
+                some, last = slice(first, first + size), first + size >= count
+                parts = tuple(openings[some]), tuple(holdings[some]), tuple(locks[some])
+                await self.contact.ask(wire.Announce(*parts, incarnation, last, wire.spoken()))
+        finally:
+            if self._announcing == underway:
+                self._announcing = None
         log.info("announced %d open files to the metaserver", len(openings))
 
     async def _reborn(self) -> None:
@@ -212,7 +219,7 @@ class Volume(Lockable):
             self.claims.opened(at)
             for file in list(self.files.values()):
                 file.give_up(file.token)
-                if file.dirty or file.flights:
+                if file.busy:
                     await self.writer.lose(file, Fenced("this mount was away for too long"))
         finally:
             self.contact.lost_session = False
@@ -233,6 +240,7 @@ class Volume(Lockable):
                     self.refused.popitem(last=False)
             await self.contact.change(wire.ReturnGrant(recalled.ino, recalled.token))
             return
+        await self.writer.tell(file)  # also while its bytes can't be stored
         await self._finish_turn(file)
         if file.recalled or file.token != recalled.token:
             return
@@ -270,7 +278,6 @@ class Volume(Lockable):
             raise
 
     async def _open(self, ino: Ino, flags: int, parent: Ino, name: bytes) -> tuple[int, bool]:
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
         truncates = bool(flags & os.O_TRUNC)
         while ino in self.returned:  # its grant is on its way back
             await wait(self.contact.map_changed, limits.BEAT_S / 10)
@@ -278,10 +285,10 @@ class Volume(Lockable):
         told = self.names.last_known(ino)
         self._opening += 1
         opening = self._opening
-        wants = (writes or truncates) and not (file and file.token and not file.recalled)
+        wants = (writes(flags) or truncates) and not (file and file.token and not file.recalled)
         request = wire.Open(ino, opening, wants, False, parent, name)
         asked = await now()
-        opened = await (self.contact.change(request) if wants else self.contact.ask(request))
+        opened = await self._ask_open(file, request, wants)
         while file and file.flights and not file.token:  # lost, and not yet given up
             await wait(file.moved, limits.RETRY_S)
         handle = self._opened(opened, opening, flags, asked)
@@ -346,13 +353,12 @@ class Volume(Lockable):
         if not file.busy:
             file.map_at = at
             self.reader.take_pages(file, attributes, [opened.page])
-        file.handles += 1
         file.opening = max(file.opening, opening)
         self.idle.pop(file.ino, None)
         self.closed.pop(file.ino, None)
         self.names.learn(attributes, at, asked)
         self._number += 1
-        self.handles[self._number] = Handle(file, flags, Told(file.losses))
+        self.handles[self._number] = Handle(file, flags, file.opened(writes(flags)))
         return self._number
 
     def _writable(self, handle: int) -> Handle:
@@ -386,14 +392,8 @@ class Volume(Lockable):
         if append is None:
             append = bool(found.flags & os.O_APPEND)
         written = await self.writer.write(found.file, data, None if append else offset, found.told)
-        self.names.written(found.file.ino, self.driver.monotonic())
+        self.names.unflushed(found.file.ino, self.driver.monotonic())
         return written
-
-    async def flush(self, handle: int) -> None:
-        """close: everything is stored when this returns, the data on disks, the metadata on one."""
-        found = self.handles.get(handle)
-        if found is not None and found.writes:
-            await self.writer.drain(found.file, found.told)
 
     async def fsync(self, handle: int) -> None:
         """fsync: what is stored of the file, its name too, is on disks when this returns."""
@@ -414,7 +414,7 @@ class Volume(Lockable):
             return
         file = found.file
         await self.claims.released(file, handle)
-        file.handles -= 1
+        file.released(found.told, found.writes)
         if file.handles == 0:
             self.closed[file.ino] = file.opening
             self.idle[file.ino] = None
@@ -444,7 +444,7 @@ class Volume(Lockable):
         try:
             await self.claims.check(handle)
             await self.ranges.truncate(self._file(handle), size, self.handles[handle].told)
-            self.names.written(ino, self.driver.monotonic())
+            self.names.unflushed(ino, self.driver.monotonic())
         finally:
             if own is not None:
                 await self.release(own)
@@ -453,7 +453,7 @@ class Volume(Lockable):
         """fallocate: space is looked at, not set aside; EOPNOTSUPP for modes that shift bytes."""
         found = self._writable(handle)
         await self.ranges.fallocate(found.file, mode, offset, length, found.told)
-        self.names.written(found.file.ino, self.driver.monotonic())
+        self.names.unflushed(found.file.ino, self.driver.monotonic())
 
     async def lseek(self, handle: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE."""
@@ -468,7 +468,7 @@ class Volume(Lockable):
         if read is None or read.flags & os.O_ACCMODE == os.O_WRONLY:
             raise Posix(EBADF)
         done = await self.ranges.copy(read.file, offset, found.file, at, length, found.told)
-        self.names.written(found.file.ino, self.driver.monotonic())
+        self.names.unflushed(found.file.ino, self.driver.monotonic())
         if found.flags & os.O_DSYNC:
             await self.fsync(target)
         return done

@@ -15,7 +15,7 @@ committed content whole, and is raised at the next write, fsync or close, once f
 
 import logging
 from collections.abc import Iterable
-from errno import EFBIG
+from errno import EFBIG, ESTALE
 
 from zdfs import blockmap, checksum, limits, wire
 from zdfs.blockmap import Dropped, MapEntry
@@ -118,8 +118,7 @@ class Writer:
                     raise
                 break
             done += len(piece)
-            file.size = max(file.size, start + done)
-            file.mtime_ns = at_ns
+            file.written(start + done, at_ns)
             self.files[file.ino] = file
         await self._launch_full(file)
         return done
@@ -222,7 +221,8 @@ class Writer:
     async def _fly(self, file: File, flight: Flight) -> None:
         """Seal, put, commit.  Runs beside everything; its failure becomes the file's error."""
         try:
-            await self._seal(file, flight)
+            if not flight.entries:  # else it has flown before
+                await self._seal(file, flight)
             await self.putter.put(file, flight, self.putter.needed(file, flight))
             flight.stored = True  # or lost, and then nobody looks at it any more
             await self.land(file)
@@ -264,7 +264,8 @@ class Writer:
     # --- commits -------------------------------------------------------------------------------
 
     async def land(self, file: File) -> None:
-        """Commit stored flights from the front, as long as there are any.
+        """Commit stored flights from the front, as long as there are any, and what was set behind
+        them.
 
         Whoever sets `committing` calls this after resetting it: what was stored meanwhile waits.
         """
@@ -273,20 +274,11 @@ class Writer:
         file.committing = True
         failure: Failure | None = None
         try:
-            while file.flights and file.flights[0].stored:
-                flights: list[Flight] = []
-                blocks, acked, without = 0, set[Slot](), set[Slot]()
-                for flight in file.flights:
-                    if not flight.stored or blocks + len(flight.blocks) > COMMIT_BLOCKS:
-                        break
-                    acked |= flight.acks.keys()
-                    needed = self.putter.needed(file, flight)
-                    without |= needed - flight.acks.keys()  # owed, or skipped
-                    if acked & without:  # a commit says of each server: it has all, or nothing
-                        break
-                    flights.append(flight)
-                    blocks += len(flight.blocks)
-                await self._commit(file, flights)
+            while file.kept is not None or (file.flights and file.flights[0].stored):
+                if file.flights and file.flights[0].stored:
+                    await self._commit(file, self._next(file))
+                else:
+                    await self._tell(file)
         except Failure as error:
             failure = error
         finally:
@@ -294,6 +286,53 @@ class Writer:
             notify(file.moved)
         if failure is not None:
             await self.lose(file, failure)
+
+    def _next(self, file: File) -> list[Flight]:
+        """Stored flights for one commit."""
+        flights: list[Flight] = []
+        blocks, acked, without = 0, set[Slot](), set[Slot]()
+        for flight in file.flights:
+            if not flight.stored or blocks + len(flight.blocks) > COMMIT_BLOCKS:
+                break
+            acked |= flight.acks.keys()
+            needed = self.putter.needed(file, flight)
+            without |= needed - flight.acks.keys()  # owed, or skipped
+            if acked & without:  # a commit says of each server: it has all, or nothing
+                break
+            flights.append(flight)
+            blocks += len(flight.blocks)
+        return flights
+
+    async def _tell(self, file: File) -> None:
+        """Send what was set behind what is unflushed.  Refused, it is lost, and that is said."""
+        asked, kept, session = await now(), file.kept, self.contact.driver.session
+        if kept is None:
+            return  # lost meanwhile
+        request = wire.SetAttributes(
+            file.ino, kept.mode, None, None, kept.atime_ns, kept.mtime_ns, False, False,
+            kept.ctime_ns, kept.was_mode,
+        )  # fmt: skip
+        try:
+            found = (await self.contact.change(request, session)).attributes
+        except Failure as error:
+            file.kept = None
+            self._lost(file, error, "attributes that were set are lost")
+        else:
+            file.learn(found)
+            self.committed(found, asked)
+            if file.kept is kept:
+                file.kept = None
+            elif file.kept is not None:  # there is more by now, and nobody waits for that
+                file.kept = file.kept.since_sent(kept, asked, found)
+        self._settle(file)
+
+    async def tell(self, file: File) -> None:
+        """Send what was set by now, ahead of what is unflushed."""
+        at = await now()
+        while file.keeps(at):
+            await spawn(self.land(file), f"attributes of inode {file.ino}")
+            if file.keeps(at):
+                await wait(file.moved, limits.RETRY_S)
 
     async def _commit(self, file: File, flights: list[Flight]) -> None:
         entries: dict[BlockNo, MapEntry] = {}
@@ -342,12 +381,17 @@ class Writer:
         """Servers have lost what they had acknowledged, or may not be gone without any more."""
         self.contact.policies.pop(file.ino, None)
         log.info("inode %d: %s: putting its blocks again", file.ino, again.text)
-        await sleep(limits.RETRY_S / 10)
         for flight in flights:
-            flight.owed = frozenset()
+            flight.owed, flight.stored = frozenset(), False
             for slot in again.details:
                 flight.acks.pop(Slot(slot), None)
-            await self.putter.put(file, flight, self.putter.needed(file, flight))
+        self.flying += len(flights)
+        for flight in flights:
+            await spawn(self._fly_again(file, flight), f"flight of inode {file.ino}, once more")
+
+    async def _fly_again(self, file: File, flight: Flight) -> None:
+        await sleep(limits.RETRY_S / 10)
+        await self._fly(file, flight)
 
     def _remember(self, file: File, flight: Flight) -> None:
         for block, dirty in flight.blocks.items():
@@ -359,7 +403,8 @@ class Writer:
         if not file.dirty and not file.flights:
             file.mtime_ns = None
             file.size = file.attributes.size
-            self.files.pop(file.ino, None)
+            if file.kept is None:
+                self.files.pop(file.ino, None)
         notify(self.room)
         notify(file.moved)
 
@@ -369,10 +414,7 @@ class Writer:
         Blocks that a commit underway names are left to that commit: they may count already.
         """
         gone = [flight for flight in file.flights if not flight.landing]
-        log.error(
-            "inode %d: %d unflushed blocks are lost: %s",
-            file.ino, len(file.dirty) + sum(len(flight.blocks) for flight in gone), error,
-        )  # fmt: skip
+        count = len(file.dirty) + sum(len(flight.blocks) for flight in gone)
         fenced = isinstance(error, (NoSession, Fenced))
         for flight in gone:
             flight.lost = error
@@ -384,13 +426,24 @@ class Writer:
                 ]
         self.dirty_bytes -= sum(len(dirty.data) for dirty in file.dirty.values())
         file.dirty.clear()
-        file.losses, file.error = file.losses + 1, error
+        self._lost(file, error, f"{count} unflushed blocks are lost")
         file.kernel_change = -1  # the kernel's pages have what is lost
         if fenced:
+            file.kept = None
             file.give_up(file.token)
         self._settle(file)
         if file.token and isinstance(error, NoSpace):
             await self._abandon(file)
+        if file.kept is not None:
+            await self.land(file)
+
+    def _lost(self, file: File, error: Failure, what: str) -> None:
+        """To be said once to each who has the file open; if no writer has, to the next one."""
+        if isinstance(error, Posix) and error.number == ESTALE and not file.handles:
+            log.info("inode %d: %s: it was removed", file.ino, what)  # nobody can miss it
+            return
+        log.error("inode %d: %s: %s", file.ino, what, error)
+        file.losses, file.error, file.unheard = file.losses + 1, error, not file.writers
 
     async def _abandon(self, file: File) -> None:
         """Tell the metaserver what will never be committed, so that its space is free again."""
@@ -422,7 +475,7 @@ class Writer:
 
     async def sync(self, file: File, told: Told) -> bool:
         """Likewise; whether it is on all disks, too: there was something of which no commit was
-        underway yet."""
+        underway yet, and nothing was sent behind that."""
         file.syncing += 1
         try:
             return await self._drain(file, told)
@@ -431,9 +484,9 @@ class Writer:
 
     async def _drain(self, file: File, told: Told) -> bool:
         await self.launch_all(file)
-        mine = list(file.flights)  # what others write from now on is not waited for
-        fresh = any(not flight.landing for flight in mine)
-        while any(flight in file.flights for flight in mine):
+        mine, at = list(file.flights), await now()  # what comes from now on is not waited for
+        fresh = any(not flight.landing for flight in mine) and not file.keeps(at)
+        while any(flight in file.flights for flight in mine) or file.keeps(at):
             self.contact.waiting_writers += 1
             try:
                 await wait(file.moved, limits.RETRY_S)
@@ -445,13 +498,3 @@ class Writer:
                 raise flight.lost
         self.complain(file, told)
         return fresh
-
-    async def flush_old(self) -> None:
-        """The task that flushes what has waited long enough for its rest."""
-        while True:
-            await sleep(limits.FLUSH_AFTER_S / 2)
-            at = await now()
-            for file in list(self.files.values()):
-                old = [b for b, d in file.dirty.items() if at - d.since > limits.FLUSH_AFTER_S]
-                if old and self.flying < FLIGHTS:
-                    await self.launch(file, old)

@@ -8,6 +8,7 @@ import collections
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ from zdfs.errors import BadMessage, Failure, Posix, StartError, StoreError, Unav
 from zdfs.ids import Epoch, Incarnation, Ino, Session, Slot
 from zdfs.link import Link
 from zdfs.listener import anonymous_bytes
-from zdfs.ports import Caller, Handler
+from zdfs.measures import Meter, Role
+from zdfs.ports import Caller, Handler, Push
 from zdfs.schema import SessionRecord
 from zdfs.sessions import Sessions
 
@@ -32,6 +34,14 @@ US = Session(7)
 DONE = wire.Found(
     wire.Attributes(Ino(1), 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, Epoch(0), Slot(0), 0)
 )  # whatever is done
+
+
+def identity(version: int) -> wire.Identity:
+    """Who is here, as a version of the protocol can say it."""
+    return wire.Identity(
+        wire.Role.META, wire.released(version), b"", bytes(16), Slot(0), wire.State.SERVING, False,
+        b"", "", "", 0, wire.spoken(),
+    )  # fmt: skip
 
 
 class SlowStore(MemoryMetaStore):
@@ -64,18 +74,24 @@ class Counters:
 
     def __init__(self, store: MemoryMetaStore) -> None:
         self.store = store
-        self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
+        self.pushes: list[Push] = []
         self.counts: collections.Counter[str] = collections.Counter()
+        self.meter = Meter(Role.META)
         self.sessions = Sessions()
         self.sessions.born(US, SessionRecord(bytes(16), "h", "m", 0), 0.0, announced=True)
         self.opened = Condition()
         self.started: list[bytes] = []
+        self.callers: list[Caller] = []
         self.keeps = True
         self.unavailable = 1
         self.handlers: Mapping[type[wire.Message], Handler] = {
             wire.RemoveXattr: self.add,
             wire.ReadLink: self.read,
+            wire.Identify: self.identify,
         }
+
+    def welcome(self, caller: Caller, request: wire.Message) -> None:
+        """Every key may do everything."""
 
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
         return self.sessions.admit(head)
@@ -89,8 +105,12 @@ class Counters:
     def tasks(self) -> list[tuple[str, Any]]:
         return []
 
+    async def identify(self, request: wire.Identify, caller: Caller) -> wire.Reply:
+        return identity(caller.head.protocol)
+
     async def add(self, request: wire.RemoveXattr, caller: Caller) -> wire.Reply:
         self.started.append(request.name)
+        self.callers.append(caller)
         if request.name == b"park":
             await wait(self.opened)
         if request.name == b"later" and self.unavailable:
@@ -119,12 +139,11 @@ class Counters:
 class Here:
     """A broker that serves a Counters room in a thread of its own."""
 
-    def __init__(self) -> None:
-        (port,) = free_ports(1)
-        self.address = f"127.0.0.1:{port}"
+    def __init__(self, keys: Path | None = None, address: str = "") -> None:
+        self.address = address or f"127.0.0.1:{free_ports(1)[0]}"
         self.store = SlowStore()
         self.room = Counters(self.store)
-        self.broker = Broker(self.address)
+        self.broker = Broker(self.address, keys)
         self.failure: BaseException | None = None
         self.context: zmq.Context[Any] = zmq.Context()
         self.thread = threading.Thread(target=self._serve)

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
 from tests.conftest import until
-from tests.contract.test_broker import DONE, Counters, answer, change
+from tests.contract.test_broker import DONE, Counters, answer, change, identity
 from tests.live.cluster import free_ports
 from tests.world.stores import MemoryMetaStore
 from zdfs import limits, wire
@@ -59,15 +60,19 @@ def bound(context: zmq.Context[Any], peer: Peer) -> zmq.Socket[bytes]:
 
 
 def heard(router: zmq.Socket[bytes]) -> tuple[bytes, wire.RequestHead, Any]:
-    """The next request."""
-    assert router.poll(ENOUGH_MS), "no request"
-    address, *frames = router.recv_multipart()
-    return (address, *wire.decode_request(frames))
+    """The next request; who asks who we are is told."""
+    while True:
+        assert router.poll(ENOUGH_MS), "no request"
+        address, *frames = router.recv_multipart()
+        head, asked = wire.decode_request(frames)
+        if not isinstance(asked, wire.Identify):
+            return address, head, asked
+        router.send_multipart([address, *said(head, asked, identity(head.protocol))])
 
 
 def said(head: wire.RequestHead, asked: wire.Message, reply: wire.Reply) -> list[Any]:
     """An answer."""
-    answers = wire.ReplyHead(*head[:3], asked.operation, Incarnation(1), Round(0))
+    answers = wire.ReplyHead(*head[:3], asked.operation, Incarnation(1), Round(0), head.protocol)
     return wire.encode_reply(answers, reply)
 
 
@@ -106,9 +111,11 @@ class Told:
 
     def __init__(self) -> None:
         self.messages: list[Any] = []
+        self.beats = 0
         self.beat_s = limits.BEAT_S
 
     def heartbeat(self) -> wire.Beat:
+        self.beats += 1
         return wire.Beat(1, 0, 0, (), (), ())
 
     def heard(self, message: wire.Reply | Failure) -> list[Coroutine[Any, Any, None]]:
@@ -169,6 +176,7 @@ class Asking(Counters):
         super().__init__(store)
         self.peer = peer
         self.gone = 0  # questions that nobody answered in time
+        self.heard = 0
 
     def tasks(self) -> list[tuple[str, Any]]:
         return [("asking", self.asking())]
@@ -177,16 +185,17 @@ class Asking(Counters):
         while True:
             try:
                 await call(self.peer, wire.ReadLink(Ino(self.gone + 1)), SOON_S)
+                self.heard += 1
             except Unreachable:
                 self.gone += 1
 
 
 @contextmanager
-def serving(room: Counters, store: MemoryMetaStore) -> Iterator[str]:
+def serving(room: Counters, store: MemoryMetaStore, keys: Path | None = None) -> Iterator[str]:
     """The address of a broker that serves this room in a thread."""
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
-    broker = Broker(address)
+    broker = Broker(address, keys)
     thread = threading.Thread(target=broker.serve, args=(room, store))
     thread.start()
     try:

@@ -5,7 +5,7 @@ dataserver stayed dead; with another store there, that one was moved away."""
 from pathlib import Path
 
 from zdfs.ids import Slot
-from zdfs.nodes import Node, set_aside
+from zdfs.tools.nodes import Node, set_aside
 
 
 def test_the_store_that_the_command_line_names(tmp_path: Path) -> None:
@@ -22,6 +22,6 @@ def test_the_store_that_the_command_line_names(tmp_path: Path) -> None:
         "5555",
         f"--store={tmp_path}/mine",
     )
-    set_aside(Node(Slot(0), 1, words, False), str(tmp_path))
+    set_aside(Node(Slot(0), 1, words, "", "127.0.0.1:3333"), str(tmp_path))
     assert foreign.exists(), "the store of somebody else was moved"
     assert not (tmp_path / "mine").exists()

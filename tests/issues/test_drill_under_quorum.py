@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from zdfs import drill
 from zdfs.ids import Policy
+from zdfs.tools import drill
 from zdfs.wire import State
 
 

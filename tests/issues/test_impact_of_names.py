@@ -5,8 +5,8 @@ import pytest
 
 from tests.sim.towns import Town
 from tests.world.cluster import META
-from zdfs import impact
 from zdfs.errors import Unavailable
+from zdfs.tools import impact
 
 
 @pytest.mark.parametrize("servers, down", [(3, (0, 1)), (5, (0, 1, 2))])

@@ -4,7 +4,7 @@ when two servers were down they failed after fifteen seconds, though everything 
 
 from tests.sim.towns import Town
 from tests.world.cluster import META
-from zdfs import impact
+from zdfs.tools import impact
 
 
 def test_it_tells_paths_while_nothing_can_be_changed(seed: int) -> None:

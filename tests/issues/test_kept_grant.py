@@ -22,7 +22,7 @@ T = TypeVar("T")
 ADDRESSES = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
 
 
-def drive(coroutine: Coroutine[Trap, Any, T]) -> T:
+def drive(coroutine: Coroutine[Trap, Any, T], at: float = 1.0) -> T:
     """Run a handler that only asks for the time."""
     value: Any = None
     while True:
@@ -32,7 +32,7 @@ def drive(coroutine: Coroutine[Trap, Any, T]) -> T:
             result: T = done.value
             return result
         assert isinstance(trap, Now), trap
-        value = 1 if trap.wall else 1.0
+        value = 1 if trap.wall else at
 
 
 def report(slot: int) -> wire.Report:

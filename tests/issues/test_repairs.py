@@ -90,7 +90,7 @@ def test_a_put_over_a_damaged_record_is_stored() -> None:
     data = dataserver()
     block = wire.Put1(NAME, SEAL, Epoch(1), Slot(0), len(BYTES))
     for _ in range(2):
-        put = data.put(wire.Put(b"c" * 16, (block,), (BYTES,)), CALLER)
+        put = data.put(wire.Put(b"c" * 16, (block,), b"", (BYTES,)), CALLER)
         drive(put, lambda peer, request: None)
         assert data.healer.held(WANT) == (Held.OK, BYTES)
         data.store.harm(NAME, wire.Harm.FLIP, 1)

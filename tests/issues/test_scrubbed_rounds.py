@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.world.cluster import META, Cluster
 from tests.world.world import World
-from zdfs import scrub
 from zdfs.ids import JOURNAL
+from zdfs.tools import scrub
 from zdfs.wire import Harm
 
 

@@ -11,8 +11,9 @@ from tests.world.stores import MemoryMetaStore
 from zdfs import wire
 from zdfs.broker import Broker
 from zdfs.calls import Condition, Trap, wait
-from zdfs.ids import Incarnation, Session
-from zdfs.ports import Handler
+from zdfs.ids import Incarnation
+from zdfs.measures import Meter, Role
+from zdfs.ports import Handler, Push
 
 
 class Waiting:
@@ -23,8 +24,9 @@ class Waiting:
     handlers: Mapping[type[wire.Message], Handler] = {}
 
     def __init__(self) -> None:
-        self.pushes: list[tuple[bytes, Session, wire.Reply]] = []
+        self.pushes: list[Push] = []
         self.counts: collections.Counter[str] = collections.Counter()
+        self.meter = Meter(Role.META)
         self.never = Condition()
         self.waits = 0
 

@@ -3,8 +3,8 @@
     python churn.py DIRECTORY JOURNAL SEED STOP
 
 Each change is written to the journal before it is begun and again when the file system has
-acknowledged it.  It ends when the file STOP exists, or at the first error, which it writes down.
-`expected` (for the test) reads a journal: what must be there now.
+acknowledged it, with the seconds that it took.  It ends when the file STOP exists, or at the first
+error, which it writes down.  `expected` (for the test) reads a journal: what must be there now.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import json
 import os
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +35,13 @@ class Churn:
         self.journal = journal.open("a", buffering=1)
         self.files: dict[str, bytearray] = {}
         self.folders: set[str] = set()
+        self.began = 0.0
 
     def say(self, *words: Any) -> None:
+        now = time.monotonic()
+        if words == ("ok",):
+            words = ("ok", round(now - self.began, 4))
+        self.began = now
         self.journal.write(json.dumps(words) + "\n")
 
     def data(self) -> bytes:
@@ -156,12 +162,13 @@ class Churn:
 
 class Expected(NamedTuple):
     """What a journal says: names with the digest of their content (or "directory"), names whose
-    change was not acknowledged, how many were, and what went wrong."""
+    change was not acknowledged, how many were, what went wrong, and how long each one took."""
 
     names: dict[str, str]
     open: set[str]
     acknowledged: int
     error: str
+    seconds: list[float]
 
 
 def expected(journal: Path) -> Expected:
@@ -169,6 +176,7 @@ def expected(journal: Path) -> Expected:
     names: dict[str, str] = {}
     pending: list[str] = []
     count, error = 0, ""
+    seconds: list[float] = []
     for line in journal.read_text().splitlines() if journal.exists() else []:
         try:
             words = json.loads(line)
@@ -179,9 +187,10 @@ def expected(journal: Path) -> Expected:
         elif words[0] == "ok":
             _apply(names, pending)
             pending, count = [], count + 1
+            seconds += words[1:]
         else:
             pending = words
-    return Expected(names, set(pending[1:3]), count, error)
+    return Expected(names, set(pending[1:3]), count, error, seconds)
 
 
 def _apply(names: dict[str, str], words: list[str]) -> None:

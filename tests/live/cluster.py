@@ -21,12 +21,13 @@ import pytest
 
 from tests import conftest
 from tests.conftest import until
-from zdfs import addresses, admin, fsck, scrub, why
+from zdfs import addresses, fsck
 from zdfs.calls import Trap
 from zdfs.errors import Failure, StartError
 from zdfs.findings import GARBAGE, Report, text
 from zdfs.link import Link
 from zdfs.paths import PathVolume
+from zdfs.tools import admin, scrub, why
 
 T = TypeVar("T")
 BIN = Path(__file__).parents[2] / "bin"
@@ -36,10 +37,13 @@ SWEPT_S = 60.0  # a start, a rebuild, a scrub and a sweep of what a test stores
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on just now, below those that the kernel gives to clients: one of a
-    node that is down for a while must not become the near end of some connection."""
+    node that is down for a while must not become the near end of some connection, nor that of
+    a node of another worker's, so each worker of a test run has ports of its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    span = 20_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     ports: set[int] = set()
     while len(ports) < count:
-        port = 10_000 + secrets.randbelow(20_000)
+        port = 10_000 + worker * span + secrets.randbelow(span)
         if port in _given:  # to another cluster of this test run
             continue
         with contextlib.suppress(OSError), socket.socket() as one:
@@ -66,9 +70,11 @@ class Cluster:
         meta_store: Path | None = None,
         more: Sequence[str] = (),
         meta_more: Sequence[str] = (),
+        keys: Path | None = None,
     ):
         self.folder, self.faults, self.block_size, self.more = folder, faults, block_size, more
-        self.meta_more = meta_more
+        self.meta_more, self.keys = meta_more, keys
+        self.keys_of: dict[str, Path] = {}  # of nodes that have a key directory of their own
         self.meta_port, *self.ports = free_ports(servers + 1)
         self.stores = {i: folder / f"data-{i}" for i in range(servers)} | (stores or {})
         self.meta_store = meta_store or folder / "meta"
@@ -94,21 +100,31 @@ class Cluster:
         self.started[name] = time.monotonic()
 
     @property
+    def admin_keys(self) -> Path | None:
+        """Under which commands and mounts speak, where there are keys."""
+        return self.keys / "given" / "admin" if self.keys else None
+
+    @property
     def meta_address(self) -> str:
         """Where the metaserver listens, as HOST:PORT."""
         return addresses.parse(str(self.meta_port))
 
+    def key_words(self, name: str = "") -> list[str]:
+        """What a node ("data-0"), a mount or a command is told of keys."""
+        directory = self.keys_of.get(name, self.keys if name else self.admin_keys)
+        return ["--keys", str(directory)] if directory else []
+
     def meta_words(self) -> list[str]:
         """The metaserver's command line."""
         words = [BIN / "zdfs-node", "meta", self.meta_port, "--store", self.meta_store]
-        words += self.meta_more
+        words += [*self.meta_more, *self.key_words("meta")]
         words += ["--block-size", self.block_size] if self.block_size else []
         return [str(word) for word in words + (["--faults"] if self.faults else [])]
 
     def data_words(self, index: int) -> list[str]:
         """A dataserver's command line."""
         words = [BIN / "zdfs-node", "data", index, *self.ports, "--meta", self.meta_port]
-        words += ["--store", self.stores[index], *self.more]
+        words += ["--store", self.stores[index], *self.more, *self.key_words(f"data-{index}")]
         return [str(word) for word in words + (["--faults"] if self.faults else [])]
 
     def start_meta(self) -> None:
@@ -158,7 +174,7 @@ class Cluster:
 
     def _ask(self, coroutine: Coroutine[Trap, Any, T]) -> T:
         """Drive a coroutine from here: starting a command takes half a second."""
-        link = Link()
+        link = Link(keys=self.admin_keys)
         try:
             return link.run(coroutine)
         finally:
@@ -170,7 +186,7 @@ class Cluster:
 
     def where(self, path: str) -> dict[str, Any]:
         """What `zdfs where --json` prints."""
-        link = Link()
+        link = Link(keys=self.admin_keys)
         try:
             volume = PathVolume(self.meta_address, "(test)", link)
             link.run(volume.contact.open())
@@ -182,7 +198,7 @@ class Cluster:
 
     def why(self, subject: object = None) -> dict[str, Any]:
         """What `zdfs why --json` prints."""
-        link = Link()
+        link = Link(keys=self.admin_keys)
         try:
             return why.why(link, None if subject is None else str(subject), self.meta_address)
         finally:
@@ -232,6 +248,7 @@ class Cluster:
             where.mkdir()
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115
         line = [str(BIN / "zdfs-mount"), "-f", str(where), str(self.meta_port), *words]
+        line += self.key_words() if "--keys" not in words else []
         self.mounts[where] = subprocess.Popen(
             [*self.before.get(name, ()), *line],
             stdout=log,

@@ -388,7 +388,9 @@ class MemoryVolume:
     async def opendir_ino(self, ino: int) -> int:
         return self.handle(self.nodes[ino], 0)
 
-    async def readdir(self, handle: int, offset: int, plus: bool = True) -> list[Listed]:
+    async def readdir(
+        self, handle: int, offset: int, plus: bool = True, most: int = sys.maxsize
+    ) -> list[Listed]:
         node = self.handles[handle][0]
         every: list[tuple[bytes, Node]] = [(b".", node), (b"..", node)]
         every += sorted(node.names.items(), key=lambda pair: pair[0])
@@ -400,7 +402,7 @@ class MemoryVolume:
                 one.attributes() if place > 1 else None,
                 place + 1,
             )
-            for place, (name, one) in list(enumerate(every))[offset : offset + 100]
+            for place, (name, one) in list(enumerate(every))[offset : offset + min(100, most)]
         ]
 
     async def releasedir(self, handle: int) -> None:

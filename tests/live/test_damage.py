@@ -129,6 +129,7 @@ def test_stale_needs_something_older(cluster: Cluster, dice: random.Random) -> N
 def test_without_a_good_copy_it_is_eio(cluster: Cluster, dice: random.Random) -> None:
     mount = cluster.mount()
     data = dice.randbytes(BLOCK)
+    files.put(mount / "before", dice.randbytes(4 * BLOCK))  # where a slow pass stands still
     files.put(mount / "bad", data)
     files.put(mount / "good", data)
     for replica in range(3):

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import until
 from tests.live.cluster import Cluster, started
 from tests.live.programs import run
-from zdfs import owing
+from zdfs.tools import owing
 
 BLOCK = 4096
 SIZE = 8 * BLOCK  # two blocks start on each of the four servers

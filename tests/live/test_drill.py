@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import until
 from tests.live import files
 from tests.live.cluster import Cluster
-from zdfs import addresses, drill, nodes
+from zdfs import addresses
+from zdfs.tools import drill, nodes
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -246,10 +246,11 @@ def test_a_list_that_was_mistyped_at_first_is_forgotten_with_its_server(cluster:
 
 def test_no_metaserver(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    said = "no metaserver answers"
-    cases = [
-        (["zdfs", "status", "--meta", address], said, address)
-        for address in (f"{port}", f"no-such-host.invalid:{port}", f"10.0.0.256:{port}")
+    said, nameless = "no metaserver answers", "this machine knows no address of it"
+    cases = [(["zdfs", "status", "--meta", port], said, f"{port}")]
+    cases += [
+        (["zdfs", "status", "--meta", f"{host}:{port}"], nameless, host)
+        for host in ("no-such-host.invalid", "10.0.0.256")
     ]
     cases += [
         (["zdfs", *words, "--meta", port], said, f"{port}")
@@ -264,6 +265,9 @@ def test_no_metaserver(tmp_path: Path) -> None:
     before = time.monotonic()
     refused([BIN / "zdfs-mount", tmp_path, port], "no metaserver answers", str(port))
     assert time.monotonic() - before < 20
+    refused(
+        [BIN / "zdfs-mount", tmp_path, f"no-such-host.invalid:{port}"], nameless, "no-such-host"
+    )
     assert not os.path.ismount(tmp_path)
 
 

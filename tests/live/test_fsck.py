@@ -2,13 +2,12 @@
 
 import json
 import os
-import pty
 import random
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 
 from tests.conftest import until
 from tests.live import files
-from tests.live.cluster import BIN, Cluster, started
+from tests.live.cluster import Cluster, started
 from zdfs import records, schema
 from zdfs.findings import SORTS
 from zdfs.ids import Ino
@@ -197,21 +196,3 @@ def test_no_false_alarm_while_programs_work(cluster: Cluster, seed: int, tmp_pat
         end.touch()
         turns = [int(worker.communicate(timeout=60)[0]) for worker in workers]
     assert min(turns) > 5
-
-
-def test_a_terminal_sees_how_far_it_is(cluster: Cluster, dice: random.Random) -> None:
-    files.put(cluster.mount() / "f", dice.randbytes(300 * BLOCK))
-    ours, theirs = pty.openpty()
-    words = [str(BIN / "zdfs"), "fsck", "--meta", str(cluster.meta_port)]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    with open(ours, "rb", buffering=0) as terminal:
-        done = subprocess.run(words, stderr=theirs, capture_output=False, stdout=subprocess.PIPE,
-                              env=environment, timeout=60)  # fmt: skip
-        os.close(theirs)
-        seen = b""
-        with suppress(OSError):  # Linux says so that the other side has gone
-            while more := terminal.read(4096):
-                seen += more
-    assert done.returncode == 0 and b"in its place" in done.stdout
-    assert b"metadata" in seen or b"replicas" in seen
-    assert b"replicas" not in run(cluster, status=0).split("looked at")[0].encode()

@@ -19,6 +19,7 @@ from tests.conftest import until
 from tests.live import files
 from tests.live.cluster import BIN, Cluster, started
 from tests.live.hands import Hand
+from zdfs import limits
 
 BLOCK = 4096
 
@@ -120,10 +121,15 @@ def test_a_kill_that_is_over_soon_is_told(cluster: Cluster) -> None:
     time_of_start = time.time_ns()
     cluster.kill("data-2")
     cluster.start_data(2)
-    watch.wait("started", f"{cluster.ports[2]} started, for the 2. time")
-    events = [one for one in watch.seen() if one["kind"] in ("started", "down", "up")]
-    assert [one["kind"] for one in events if one["at_ns"] >= time_of_start] == ["started"]
+    watch.wait("started", f"{cluster.ports[2]} started, boot 2 of its store")
+    took_s = (time.time_ns() - time_of_start) / 1e9
     watch.end()
+    events = [one for one in watch.seen() if one["kind"] in ("started", "down", "up")]
+    kinds = [one["kind"] for one in events if one["at_ns"] >= time_of_start]
+    if took_s < limits.DOWN_S:
+        assert kinds == ["started"]
+    else:  # on a machine that has much else to do it was not over soon
+        assert "started" in kinds
 
 
 def test_a_terminal_shows_a_bar(cluster: Cluster, dice: random.Random) -> None:
@@ -131,7 +137,7 @@ def test_a_terminal_shows_a_bar(cluster: Cluster, dice: random.Random) -> None:
     files.put(cluster.mount() / "f", dice.randbytes(2000 * BLOCK))
     cluster.kill("data-0")
     shutil.rmtree(cluster.stores[0])
-    cluster.more = ("--rebuild-rate", "1500000")
+    cluster.more = ("--rebuild-rate", "500000")
     near, far = pty.openpty()
     words = [str(BIN / "zdfs"), "watch", "--meta", str(cluster.meta_port)]
     watch = subprocess.Popen(
@@ -155,7 +161,7 @@ def test_a_terminal_shows_a_bar(cluster: Cluster, dice: random.Random) -> None:
         text = cluster.command("zdfs", "status", "--meta", cluster.meta_port).stdout
         assert "rebuilding" in text and "done in" in text
         until(lambda: shown(b"rebuilt: "), 60)
-        assert time.monotonic() - begun > 6_000_000 / 1_500_000 - 1, "the rate is kept"
+        assert time.monotonic() - begun > 6_000_000 / 500_000 - 1, "the rate is kept"
     finally:
         watch.send_signal(signal.SIGINT)
         watch.wait(timeout=15)

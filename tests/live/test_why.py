@@ -14,7 +14,7 @@ from tests.conftest import until
 from tests.live import files
 from tests.live.cluster import Cluster, started
 from tests.live.hands import Hand
-from zdfs import why
+from zdfs.tools import why
 
 WAIT_S = 30.0
 pytestmark = pytest.mark.shared

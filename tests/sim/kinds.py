@@ -23,6 +23,8 @@ class Kind:
     cache_s: float = limits.CACHE_S  # as --attr-timeout and --entry-timeout
     seconds: float = 15.0  # virtual, under faults
     policy: Policy = Policy.ALL  # of everything, as `zdfs policy /`
+    writeback: bool = False  # every mount
+    mixed: bool = False  # some know only the oldest protocol, until they are started again
 
 
 KINDS: dict[str, Kind] = {
@@ -90,3 +92,27 @@ KINDS |= {
         servers=5,
     ),
 }  # fmt: skip
+
+_BEHIND = Kind(writeback=True)
+
+KINDS |= {
+    "behind-calm": replace(_BEHIND, loss=0.0),
+    "behind-lossy": replace(_BEHIND, loss=0.03),
+    "behind-crashes": replace(_BEHIND, faults=Faults(powers=1, kills=2)),
+    "behind-mounts": replace(_BEHIND, faults=Faults(mounts=1, cuts=1), mounts=3),
+    "behind-all": replace(
+        _BEHIND,
+        faults=Faults(
+            powers=1, kills=1, mounts=1, errors=1, full=1, cuts=1, clogs=1, slow=1, silence=1,
+            clocks=1, every_s=2.0,
+        ),
+    ),
+    "behind-quorum": replace(_BEHIND, faults=Faults(powers=1, kills=1), policy=Policy.QUORUM),
+}  # fmt: skip
+
+KINDS |= {
+    "versions": Kind(Faults(powers=1, kills=2), mixed=True, mounts=3),
+    "versions-lossy": Kind(
+        Faults(powers=1, kills=1, mounts=1, lost_metadata=0.3, cuts=1), loss=0.03, mixed=True
+    ),
+}

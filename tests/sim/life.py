@@ -15,10 +15,12 @@ from tests.sim.programs import CASTS
 from tests.sim.rulers import Counter
 from tests.world.cluster import Cluster
 from tests.world.nemesis import Nemesis
+from tests.world.servers import Server
 from tests.world.world import Node, World
-from zdfs import wire
+from zdfs import schema, wire
 from zdfs.errors import Failure
 from zdfs.ids import ROOT, Policy
+from zdfs.meta import Meta
 from zdfs.proof import PROVE_EVERY_S
 
 LAST_S = 400.0  # virtual: every call ends so soon after the faults
@@ -45,11 +47,38 @@ class Life:
         self.name, self.seed, self.kind = name, seed, KINDS[name]
         kind = self.kind
         self.world = World(seed, loss=kind.loss, doubling=kind.loss)
-        self.cluster = Cluster(self.world, kind.servers, mounts=kind.mounts, cache_s=kind.cache_s)
+        self.cluster = Cluster(
+            self.world, kind.servers, mounts=kind.mounts, cache_s=kind.cache_s,
+            writeback=kind.writeback,
+        )  # fmt: skip
         self.nemesis = Nemesis(self.cluster, kind.faults, seed + 1)
+        self.dice = random.Random(seed + 2)
+        if kind.mixed:
+            self._mix()
         self.programs = Node(self.world, "programs")  # where they run: no fault hits them
         self.running: set[Process] = set()
         self.processes: list[Process] = []
+
+    def _mix(self) -> None:
+        """Most of them are old; a server may be upgraded whenever it starts again."""
+        for node in (self.cluster.meta, *self.cluster.data, *self.cluster.mounts):
+            node.speaks = self.dice.choice([wire.PROTOCOL_MIN, wire.PROTOCOL_MIN, wire.PROTOCOL])
+            self.world.say(f"{node.address} speaks protocol {node.speaks}")
+        for server in (self.cluster.meta, *self.cluster.data):
+            server.started = self._upgrade
+
+    def _upgrade(self, server: Server) -> None:
+        if server.speaks < wire.PROTOCOL and self.dice.random() < 0.5:
+            server.speaks = wire.PROTOCOL
+            self.world.say(f"{server.address} is upgraded")
+
+    def _upgrade_all(self) -> None:
+        """In the end everybody is new, and so is the store's format, as soon as that is known."""
+        for node in (self.cluster.meta, *self.cluster.data, *self.cluster.mounts):
+            node.speaks = wire.PROTOCOL
+        self.cluster.rest(REST_S)
+        room = self.cluster.meta.room
+        assert isinstance(room, Meta) and room.ledger.format == schema.META_FORMAT
 
     def run(self) -> None:
         """From the mounting to the last check."""
@@ -66,6 +95,8 @@ class Life:
         self.world.run(lambda: not self.running, LAST_S)
         self.cluster.rest(REST_S)
         self.cluster.heal()
+        if self.kind.mixed:
+            self._upgrade_all()
         if self.kind.faults.metarot:  # what nobody asks for is found when the store is proven
             self.cluster.rest(1.5 * PROVE_EVERY_S)
         self._check()

@@ -108,6 +108,14 @@ class Process(ABC):
         if self.random.random() < chance:
             await Sleep(self.random.uniform(0, most_s))
 
+    async def finish(self, mount: Mount, handle: int) -> None:
+        """close(2), and what it takes until it counts: with --writeback, where mounts may die or
+        disks be full, an fsync."""
+        risky = self.unsure or self.nemesis.faults.full > 0
+        if mount.writeback and (risky or self.random.random() < 0.2):
+            await mount.call(mount.volume.fsync(handle))
+        await mount.call(mount.volume.flush(handle))
+
     async def close(self, mount: Mount, handle: int, work: Awaitable[None]) -> None:
         """Work on an open file, which is released also when that fails."""
         try:
@@ -132,6 +140,7 @@ class Owner(Process):
         super().__init__(f"owner{number}", mounts, nemesis)
         self.low = number * REGION
         self.may = [{0} for _ in range(REGION)]  # what each byte may be
+        self.last = [{0} for _ in range(REGION)]  # ... in the end
         self.written: dict[int, int] = {}  # in this round
 
     def _look(self, found: bytes, where: str) -> None:
@@ -156,7 +165,7 @@ class Owner(Process):
             await self.pause(0.5, 0.8)
         if self.random.random() < 0.3:
             await mount.call(volume.fsync(handle))
-        await mount.call(volume.flush(handle))
+        await self.finish(mount, handle)
         self.say(mount, "closed")
 
     async def _write(self, mount: Mount, handle: int) -> None:
@@ -194,12 +203,17 @@ class Owner(Process):
         """What was closed replaces what was before."""
         if sure:
             for at, value in self.written.items():
-                self.may[at] = {value}
+                self.last[at] = {value}
+                # With --writeback, a mount whose flush can't move is not waited for by readers.
+                self.may[at] = self.may[at] if self.mounts[0].writeback else {value}
+        else:
+            self.last = [last | may for last, may in zip(self.last, self.may)]
         self.written.clear()
 
     def check(self, mount: Mount) -> None:
         """Its bytes."""
         found = content(mount, SHARED)[self.low : self.low + REGION]
+        self.may = self.last
         self._look(found, f"in the end on {mount.address}")
 
 
@@ -224,7 +238,7 @@ class Appender(Process):
             self._now.append(record)
             assert await mount.call(mount.volume.write(handle, record, 0)) == len(record)
             await self.pause(0.4, 0.8)
-        await mount.call(mount.volume.flush(handle))
+        await self.finish(mount, handle)
         self.say(mount, f"appended {len(self._now)}")
 
     def ended(self, sure: bool) -> None:
@@ -260,7 +274,7 @@ class Rewriter(Process):
 
     async def _work(self, mount: Mount, handle: int) -> None:
         assert await mount.call(mount.volume.write(handle, self.new, 0)) == len(self.new)
-        await mount.call(mount.volume.flush(handle))
+        await self.finish(mount, handle)
         self.say(mount, f"wrote {len(self.new)} of {self.new[0]}")
 
     def ended(self, sure: bool) -> None:
@@ -332,6 +346,54 @@ class Watcher(Process):
             await self.pause(1.0, 1.0)
 
 
+class Dater(Process):
+    """Writes a file of its own, sets its times and lets everybody read it, and closes it."""
+
+    rest_s = 1.0
+
+    def __init__(self, mounts: list[Mount], nemesis: Nemesis):
+        super().__init__("dater", mounts, nemesis)
+        self.set: dict[bytes, tuple[int, int, int]] = {}  # mode, atime, mtime
+        self._now: dict[bytes, tuple[int, int, int]] = {}
+
+    async def round(self, mount: Mount) -> None:
+        """As tar does."""
+        path = f"/{self.name}.{self.rounds}".encode()
+        handle = await mount.call(mount.volume.create(path, 0o600, 0, 0, os.O_WRONLY))
+        await self.close(mount, handle, self._work(mount, handle, path))
+
+    async def _work(self, mount: Mount, handle: int, path: bytes) -> None:
+        call, volume = mount.call, mount.volume
+        ino = volume.handles[handle].file.ino
+        await call(volume.write(handle, path, 0))
+        await self.pause(0.3, 0.8)
+        mode, times = self.random.choice([0o644, 0o755, 0o400]), (self.rounds, self.rounds * 10**9)
+        await call(volume.set_ino(ino, atime_ns=times[0], mtime_ns=times[1]))
+        await call(volume.set_ino(ino, uid=0, gid=0))
+        await self.pause(0.3, 0.8)
+        found = await call(volume.set_ino(ino, mode=mode))
+        before = found.ctime_ns
+        wanted = stat.S_IFREG | mode, *times
+        assert (found.mode, found.atime_ns, found.mtime_ns) == wanted, found
+        await self.finish(mount, handle)
+        found = await call(volume.lookup(path))
+        assert (found.mode, found.atime_ns, found.mtime_ns) == wanted, found
+        assert found.ctime_ns >= before or self.nemesis.faults.clocks, (found, before)
+        self._now[path] = wanted
+
+    def ended(self, sure: bool) -> None:
+        """What was closed is so."""
+        self.set |= self._now if sure else {}
+        self._now = {}
+
+    def check(self, mount: Mount) -> None:
+        """All of it, with the name as content."""
+        for path, wanted in self.set.items():
+            found = mount.do(mount.volume.lookup(path))
+            assert (found.mode, found.atime_ns, found.mtime_ns) == wanted, (path, found)
+            assert content(mount, path) == path
+
+
 class Namer(Process):
     """Makes, renames, links and removes names of its own: each change is made exactly once."""
 
@@ -365,7 +427,7 @@ class Namer(Process):
 
     async def _fill(self, mount: Mount, handle: int, data: bytes) -> None:
         await mount.call(mount.volume.write(handle, data, 0))
-        await mount.call(mount.volume.flush(handle))
+        await self.finish(mount, handle)
 
     async def _read(self, mount: Mount, handle: int, data: bytes) -> None:
         found = bytes(await mount.call(mount.volume.read(handle, 100, 0)))

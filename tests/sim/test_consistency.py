@@ -183,6 +183,20 @@ def test_a_directory_that_was_listed_is_known(cluster: Cluster) -> None:
     assert heard["Lookup"] + heard["GetAttributes"] <= 2, heard
 
 
+@pytest.mark.parametrize("plus", [True, False])
+def test_a_kernel_that_takes_few_names_at_once_is_given_few(cluster: Cluster, plus: bool) -> None:
+    a, b = cluster.mounts
+    b.do(b.volume.make(b"/d", 0o40755, 0, 0))
+    for number in range(20):
+        b.do(b.volume.make(b"/d/%02d" % number, 0o40755, 0, 0))
+    handle, offset, names = a.do(a.volume.opendir(b"/d")), 2, []
+    while page := a.do(a.volume.readdir(handle, offset, plus, 3)):
+        assert len(page) <= 3
+        names += [one.name for one in page]
+        offset = page[-1].next
+    assert names == [b"%02d" % number for number in range(20)]
+
+
 def test_neighbours_are_learnt_from_who_looks_up_one_after_the_other(cluster: Cluster) -> None:
     a, b = cluster.mounts
     b.do(b.volume.make(b"/d", 0o40755, 0, 0))

@@ -8,9 +8,10 @@ import pytest
 from tests.sim.scene import FILE, NEW, OLD, Scene, Write
 from tests.world.cluster import META
 from tests.world.world import told
-from zdfs import admin, findings, fsck, owing
+from zdfs import findings, fsck
 from zdfs.errors import StartError
 from zdfs.ids import Policy, Slot
+from zdfs.tools import admin, owing
 from zdfs.wire import Harm
 
 SHOWN = FILE.decode()

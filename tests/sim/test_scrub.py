@@ -7,12 +7,13 @@ import pytest
 
 from tests.world.cluster import META, Cluster
 from tests.world.world import World
-from zdfs import blockmap, checksum, placement, recovery, scrub, scrubbing
+from zdfs import blockmap, checksum, placement, recovery, scrubbing
 from zdfs.calls import Peer, call
 from zdfs.data import Data
 from zdfs.ids import BlockNo, Epoch, Name, Slot, Token, Version
 from zdfs.schema import RECORD_BYTES
 from zdfs.scrubbing import SAVE_S
+from zdfs.tools import scrub
 from zdfs.wire import Check, Checked, Harm, Held, Inventory, ScrubStatus
 
 BLOCKS = 12

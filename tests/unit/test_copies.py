@@ -338,3 +338,22 @@ def test_a_round_that_is_to_be_synced_is_sent_once() -> None:
     store.wants_sync = 0
     store.promise(Round(1))
     assert woken == [1, 1], "a round that was sent already"
+
+
+def test_one_copy_that_has_none_does_not_take_a_damaged_record_away() -> None:
+    """It was: a name that stood on two more copies, which were down, was not there meanwhile."""
+    inner = MemoryMetaStore()
+    store = CopiedStore(inner, CLUSTER)
+    change(store, b"payload")
+    store.copies = SET
+    value = inner.records.values[b"key"]
+    inner.records.values[b"key"] = value[:-1] + bytes([value[-1] ^ 4])
+    lost: tuple[dict[bytes, bytes | None], set[bytes]] = ({}, set())
+    assert store.restore(b"k", b"l", [lost]) == (0, True)
+    assert b"key" in inner.records.values
+    assert store.restore(b"k", b"l", [lost, ({b"key": b"payload"}, set())]) == (1, False)
+    with store.read() as read:
+        assert read.get(b"key") == b"payload"
+    inner.records.values[b"key"] = value[:-1] + bytes([value[-1] ^ 4])
+    assert store.restore(b"k", b"l", [lost, lost]) == (1, False), "two say so"
+    assert b"key" not in inner.records.values

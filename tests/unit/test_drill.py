@@ -6,13 +6,14 @@ import pytest
 
 from tests.world.cluster import Cluster
 from tests.world.world import World
-from zdfs.drill import FILL_MOST, STEPS, Broken, Step, plan, report, text, verify, write_file
 from zdfs.ids import Slot
-from zdfs.nodes import Node
+from zdfs.tools.drill import FILL_MOST, STEPS, Broken, Step, plan, report, text, verify, write_file
+from zdfs.tools.nodes import Node
 from zdfs.wire import Harm
 
 YES = {Slot(0): True, Slot(1): True}
-OURS, HOUSE = Node(Slot(1), 7, ("x",), False), Node(Slot(0), 8, ("x",), True)
+OURS = Node(Slot(1), 7, ("x",), "", "127.0.0.1:4444")
+HOUSE = Node(Slot(0), 8, ("x",), "make run", "127.0.0.1:3333")
 
 
 @pytest.mark.parametrize(

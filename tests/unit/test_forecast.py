@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.world.tree import BLOCK, Tree
-from zdfs import cluster, forecast, impact, limits, placement, schema, wire
+from zdfs import cluster, forecast, limits, placement, schema, wire
 from zdfs.errors import StartError
 from zdfs.forecast import Outage
 from zdfs.ids import ROOT, BlockNo, Epoch, Ino, Policy, Slot
 from zdfs.schema import Server
+from zdfs.tools import impact
 from zdfs.wire import State
 
 SLOTS = st.frozensets(st.integers(0, 5).map(Slot))

@@ -35,7 +35,7 @@ OLD = Epoch(0)
 def put(data: Data, name: Name, seal: checksum.Seal, stored: bytes) -> wire.Stored:
     """A Put of one block, to its end."""
     block = wire.Put1(name, seal, Epoch(1), Slot(0), len(stored))
-    handler = data.put(wire.Put(b"c" * 16, (block,), (stored,)), CALLER)
+    handler = data.put(wire.Put(b"c" * 16, (block,), b"", (stored,)), CALLER)
     assert isinstance(handler.send(None), Now)
     with pytest.raises(StopIteration) as ended:
         handler.send(1.0)
@@ -44,9 +44,9 @@ def put(data: Data, name: Name, seal: checksum.Seal, stored: bytes) -> wire.Stor
 
 
 def drive_on(task: Coroutine[Trap, Any, Any], steps: int) -> None:
-    """So many traps more of a task that only sleeps and waits."""
+    """So many traps more of a task that only sleeps, waits and looks at the clock."""
     for _ in range(steps):
-        assert isinstance(task.send(None), Sleep | Wait)
+        assert isinstance(task.send(1.0), Sleep | Wait | Now)
 
 
 # --- what comes in -------------------------------------------------------------------------------

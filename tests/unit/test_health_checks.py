@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tests.unit.test_reasons import META, facts, status
-from zdfs import checkup, wire
+from zdfs import wire
 from zdfs.health import FILES, OLD_S, Answered, Check, Grade, Seen, checks, worst
 from zdfs.ids import Policy, Session, Slot
+from zdfs.tools import checkup
 from zdfs.wire import State
 
 COPIES = wire.Copies(2, tuple(wire.CopyStatus(Slot(slot), True, 0) for slot in range(3)))
@@ -152,6 +153,49 @@ def test_a_scrub_that_is_too_old() -> None:
 def test_mixed_releases() -> None:
     (one,) = bad(seen(answers={META: answered(), DATA: answered("0.9")}))
     assert one.name == "releases" and "3333: 0.9" in one.text
+
+
+def speaks(role: wire.Role, newest: int, release: str = "1.0") -> Answered:
+    one = answered(release)
+    protocols = wire.Protocols(4, newest)
+    return one._replace(identity=replace(one.identity, role=role, protocols=protocols))
+
+
+def test_whose_turn_it_is_while_versions_are_mixed() -> None:
+    ours = wire.Protocols(4, 5)
+    meta, data = speaks(wire.Role.META, 4), speaks(wire.Role.DATA, 4)
+    (one,) = bad(seen(spoken=ours, answers={META: meta, DATA: data}))
+    assert one.name == "releases" and one.grade is Grade.WARNING
+    assert "this command is 1.0, protocols 4 to 5; 2222: 1.0, protocol" in one.text
+    assert one.advice == (
+        "upgrade the dataservers 3333 next, one at a time, then the metaserver 2222"
+    )
+    (one,) = bad(seen(spoken=wire.ONLY_FIRST, answers={META: speaks(wire.Role.META, 5)}))
+    assert one.advice == "upgrade the commands here next, one at a time"
+
+
+def test_mounts_that_are_older_are_named_by_a_metaserver_that_knows() -> None:
+    old = wire.SessionStatus(Session(1), "us", "/old", ())
+    new = wire.SessionStatus(Session(2), "us", "/new", (), wire.Protocols(4, 5))
+    found = replace(well(), sessions=(old, new))
+    ours = wire.Protocols(4, 5)
+    (one,) = bad(seen(found, spoken=ours, answers={META: speaks(wire.Role.META, 5)}))
+    assert one.advice == "upgrade the mounts us:/old next, one at a time"
+    (one,) = bad(seen(found, spoken=ours, answers={META: speaks(wire.Role.META, 4)}))
+    assert one.advice == "upgrade the metaserver 2222 next, one at a time"
+
+
+def test_a_store_that_is_held_back_is_told() -> None:
+    meta = speaks(wire.Role.META, 5)
+    meta = meta._replace(identity=replace(meta.identity, format=3))
+    answers = {META: meta, DATA: speaks(wire.Role.DATA, 4)}
+    (one,) = bad(seen(spoken=wire.Protocols(4, 5), answers=answers))
+    assert "the metadata stays in format 3 until every dataserver is upgraded" in one.text
+
+
+def test_who_can_not_be_spoken_with_is_critical() -> None:
+    (one,) = bad(seen(misfits={DATA: "upgrade it"}))
+    assert (one.name, one.grade, one.advice) == ("releases", Grade.CRITICAL, "upgrade it")
 
 
 def test_clocks_as_far_as_one_can_tell() -> None:

@@ -164,7 +164,7 @@ def test_news_overtake_answers_about_attributes(names: Names) -> None:
     assert names.attributes(Ino(7), 300.1) is None
     names.learn(attributes(7), 200.1, 200.05)
     assert names.attributes(Ino(7), 300.1) is not None
-    names.written(Ino(7), 300.1)
+    names.unflushed(Ino(7), 300.1)
     names.learn(attributes(7), 300.2, 300.0)
     confirm(names, 0, sent=400.0)
     assert names.attributes(Ino(7), 400.1) is None, "asked for before it was written"

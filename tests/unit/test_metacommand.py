@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from zdfs import metacommand, salvage
+from zdfs import salvage
 from zdfs.chain import NO_COPIES
 from zdfs.checksum import Seal
 from zdfs.errors import StartError
 from zdfs.ids import BlockNo, Epoch, Incarnation, Ino, Name, Slot, Token, Version
 from zdfs.salvage import Candidate, Choice, Doubt, Made, Plan
+from zdfs.tools import metacommand
 
 RING = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "far:4")
 

@@ -1,7 +1,8 @@
 """Messages: every one goes there and back, and only BadMessage ever escapes from the rest."""
 
 import struct
-from typing import Any
+from typing import Annotated as A
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
@@ -61,13 +62,13 @@ def test_an_operation_number_is_used_once() -> None:
 def test_round_trip(kind: type[wire.Message], data: st.DataObject) -> None:
     value = data.draw(strategies.record(kind))
     if isinstance(value, wire.Request):
-        head = data.draw(strategies.record(wire.RequestHead))
+        head = data.draw(strategies.record(wire.RequestHead))._replace(protocol=wire.PROTOCOL)
         frames = [bytes(frame) for frame in wire.encode_request(head, value)]
         assert wire.decode_request(frames) == (head, value)
         with pytest.raises(BadMessage):
             wire.decode_reply(frames)
     else:
-        answer = data.draw(strategies.record(wire.ReplyHead))
+        answer = data.draw(strategies.record(wire.ReplyHead))._replace(protocol=wire.PROTOCOL)
         frames = [bytes(frame) for frame in wire.encode_reply(answer, value)]
         assert wire.decode_reply(frames) == (answer, value)
         with pytest.raises(BadMessage):
@@ -152,10 +153,66 @@ def test_a_mutated_message(kind: Any, data: st.DataObject) -> None:
     decode([frames[0], *frames[1:], b"one more"])
 
 
+class RequestNumbers(NamedTuple):
+    """What stands in a request's head between its operation and its fields."""
+
+    session: Session
+    slot: A[int, records.U16]
+    sequence: A[int, records.U64]
+    remaining_ms: A[int, records.U32]
+    incarnation: Incarnation
+
+
+class ReplyNumbers(NamedTuple):
+    """Likewise in a reply's."""
+
+    session: Session
+    slot: A[int, records.U16]
+    sequence: A[int, records.U64]
+    answers: A[int, records.U16]
+    incarnation: Incarnation
+    round: Round
+
+
+HEADS = {"request": strategies.nearly(RequestNumbers), "reply": strategies.nearly(ReplyNumbers)}
+
+
+@pytest.mark.parametrize("kind", ALL, ids=name)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_nearly_a_message(kind: type[wire.Message], data: st.DataObject) -> None:
+    """One field is out of bounds, of another type, missing or one too many: refused, all of it."""
+    value = data.draw(strategies.record(kind))
+    if isinstance(value, wire.Request):
+        frames, decoder = wire.encode_request(HEAD, value), wire.decode_request
+    else:
+        frames, decoder = wire.encode_reply(REPLY_HEAD, value), wire.decode_reply  # type: ignore
+    *head_, _ = records.loads(frames[0])
+    spoilt = [*head_, data.draw(strategies.nearly(kind))]
+    with pytest.raises(BadMessage):
+        decoder([records.dumps(spoilt), *frames[1:]])
+
+
+@given(st.sampled_from(ALL), st.data())
+def test_nearly_a_head(kind: type[wire.Message], data: st.DataObject) -> None:
+    value = data.draw(strategies.record(kind))
+    if isinstance(value, wire.Request):
+        (first, *_), spoilt = wire.encode_request(HEAD, value), data.draw(HEADS["request"])
+    else:
+        (first, *_), spoilt = wire.encode_reply(REPLY_HEAD, value), data.draw(HEADS["reply"])
+    protocol, operation, *_, body = records.loads(first)
+    other = data.draw(st.sampled_from([0, wire.PROTOCOL + 1, True, 4.0, "4", b"4", None, [4]]))
+    for words in ([protocol, operation, *spoilt, body], [other, operation, *HEAD[:5], body]):
+        frame = records.dumps(words)
+        for decoder in (wire.decode_request, wire.decode_reply):
+            with pytest.raises(BadMessage):
+                decoder([frame])
+
+
 def head(*body: Any, protocol: Any = wire.PROTOCOL, operation: Any = None) -> bytes:
     """A request's head frame with a body of our choice."""
     chosen = wire.GetAttributes.operation if operation is None else operation
-    result: bytes = msgpack.packb([protocol, chosen, *HEAD, list(body)])
+    result: bytes = msgpack.packb([protocol, chosen, *HEAD[:5], list(body)])
     return result
 
 
@@ -172,7 +229,7 @@ HOSTILE = {
     "no such operation": [head(5, operation=65535)],
     "an operation that is a list": [head(5, operation=[1])],
     "an operation that is true": [head(5, operation=True)],
-    "no body": [msgpack.packb([wire.PROTOCOL, 23, *HEAD])],
+    "no body": [msgpack.packb([wire.PROTOCOL, 23, *HEAD[:5]])],
     "a body too long": [head(5, 6)],
     "a list that claims four billion items": [b"\xdd\xff\xff\xff\xff"],
     "bytes that claim four gigabytes": [b"\xc6\xff\xff\xff\xff"],

@@ -8,22 +8,25 @@ from tests.world.mounts import Mount
 from tests.world.servers import Server
 from tests.world.stores import MemoryDisks
 from tests.world.world import World
-from zdfs import fsck, limits, metacheck, scrub
+from zdfs import fsck, limits, metacheck, scrubbing
 from zdfs.cache import Blocks
 from zdfs.calls import Trap
 from zdfs.copied import CopiedStore
-from zdfs.errors import Failure
 from zdfs.data import Data
+from zdfs.errors import Failure
 from zdfs.findings import GARBAGE, text
 from zdfs.ids import Slot
 from zdfs.ledger import Ledger
 from zdfs.meta import Meta
 from zdfs.ports import Room, RoundStore
 from zdfs.succession import succeed
+from zdfs.tools import scrub
 from zdfs.wire import State
 
 META = "meta:1"
-SWEPT_S = 90.0  # virtual: each server has scrubbed what it holds, and swept
+# Virtual: each server has scrubbed what it holds, and swept.  A pass waits twice, before and after
+# it has looked, for repairs that wait for others, and longer as long as there are fewer of them.
+SWEPT_S = 5 * scrubbing.PATIENCE_S + 60.0
 
 
 class Cluster:
@@ -32,7 +35,7 @@ class Cluster:
     def __init__(
         self, world: World, servers: int = 4, block_bytes: int = 64, mounts: int = 1,
         session_s: float = limits.SESSION_S, meta_copies: int = limits.META_COPIES,
-        disks: Any = None, cache_s: float = limits.CACHE_S,
+        disks: Any = None, cache_s: float = limits.CACHE_S, writeback: bool = False,
     ):  # fmt: skip
         """`disks` makes the stores: in memory, unless told otherwise.  `cache_s`: how old names and
         attributes may be that a mount shows."""
@@ -50,7 +53,7 @@ class Cluster:
 
         self.meta = Server(world, META, self.disks.meta_store(), meta)
         self.data = [self._dataserver(Slot(slot), ring) for slot in range(servers)]
-        self.mounts = [Mount(world, name, META, cache_s) for name in "ABCDEF"[:mounts]]
+        self.mounts = [Mount(world, name, META, cache_s, writeback) for name in "ABCDEF"[:mounts]]
 
     def _dataserver(self, slot: Slot, ring: tuple[str, ...]) -> Server:
         def data(store: Any, last: Room | None) -> tuple[Room, RoundStore]:
@@ -74,7 +77,7 @@ class Cluster:
 
     def remount(self, gone: Mount) -> None:
         """A new mount where one was killed; it is ready when its session is open."""
-        new = Mount(self.world, gone.address, META, gone.cache_s)
+        new = Mount(self.world, gone.address, META, gone.cache_s, gone.writeback)
         new.clock = gone.clock
         self.mounts[self.mounts.index(gone)] = new
         self.world.say(f"{new.address} mounts again")

@@ -22,10 +22,13 @@ class Mount(Node):
     """A session of its own, and a volume.  One that died is never used again: another one, a new
     process, stands at its address."""
 
-    def __init__(self, world: World, name: str, meta: str, cache_s: float = limits.CACHE_S):
+    def __init__(
+        self, world: World, name: str, meta: str, cache_s: float = limits.CACHE_S,
+        writeback: bool = False,
+    ):  # fmt: skip
         super().__init__(world, name)
-        self.meta, self.cache_s = Peer(meta), cache_s
-        self.volume = PathVolume(meta, f"/{name}", self, cache_s, cache_s)
+        self.meta, self.cache_s, self.writeback = Peer(meta), cache_s, writeback
+        self.volume = PathVolume(meta, f"/{name}", self, cache_s, cache_s, writeback)
         self.dead = self.ready = False
         self.beaten = 0.0
         self.die: Callable[[], None] = self.kill

@@ -365,8 +365,14 @@ class MemoryBlockStore:
         """Nothing dead stays here."""
         return False
 
-    def compact(self, most_bytes: int, scarce: bool = False) -> bool:
+    def compact(self, most_bytes: int, press: ports.Press = ports.Press.IDLE) -> bool:
         return False
+
+    def reclaimable_bytes(self) -> int:
+        return 0
+
+    def emptied(self) -> Round | None:
+        return None
 
     def rebuild_index(self) -> None:
         self.end_round()

@@ -27,8 +27,9 @@ from tests.world.clocks import Clock
 from tests.world.network import Link, Network
 from zdfs import wire
 from zdfs.calls import Ask, CallAll, Now, Sleep, Spawn, Trap, Wait
-from zdfs.errors import Failure, StoreError, Unreachable
-from zdfs.ids import Incarnation, Session
+from zdfs.errors import Failure, Outdated, StoreError, Unreachable
+from zdfs.ids import Incarnation, Round, Session
+from zdfs.ports import Push
 
 SYNCS_S = (0.004, 0.004, 0.05, 0.3)  # means of a disk's sync, one a life: rounds wait for it
 TICK_S = 1e-9  # the shortest time: below a float's grain, `now` would never move on
@@ -43,6 +44,7 @@ class Node:
     def __init__(self, world: "World", address: str):
         self.world, self.address = world, address
         self.session = Session(0)
+        self.speaks = wire.PROTOCOL  # the newest version of the protocol that it knows
         self.incarnation = Incarnation(0)  # of the metaserver, as far as it knows
         self.tasks: set[Task] = set()
         self.clock = Clock()
@@ -101,12 +103,27 @@ class Task:
         self.coroutine, self.node, self.done = coroutine, node, done
         self.turn = 0
         self.number = next(node.world.births)
+        _unbegun.add(self)
+
+    def begin(self) -> None:
+        """It is resumed, for the first time or again."""
+        self.turn += 1
+        _unbegun.discard(self)
 
     def end(self) -> None:
         """Its node is gone: it is never resumed, nor begun."""
-        self.turn += 1
+        self.begin()
         if inspect.getcoroutinestate(self.coroutine) == inspect.CORO_CREATED:
             self.coroutine.close()
+
+
+_unbegun: set[Task] = set()
+
+
+def leave() -> None:
+    """Worlds that were left, as at the end of a test: what had yet to begin there never does."""
+    for task in list(_unbegun):
+        task.end()
 
 
 class World:
@@ -163,20 +180,35 @@ class World:
         for seconds in arrivals:
             self.after(seconds, arrive)
 
-    def push(self, source: str, session: Session, message: wire.Reply) -> None:
-        """Send to a mount what it has not asked for."""
+    def push(self, source: str, push: Push) -> None:
+        """Send to a mount what it has not asked for, in the version of its heartbeats."""
+        _, session, message, version = push
+        if message.since > version:
+            return
+        numbers = wire.NO_SLOT, 0, 0, Incarnation(0), Round(0), version
+        frames = wire.encode_reply(wire.ReplyHead(session, *numbers), message)
+        _, message = wire.decode_reply([bytes(frame) for frame in frames])
         for node in list(self.nodes.values()):
             if node.session == session != 0:
                 act = functools.partial(node.push, session, message)
                 self.send((source, node.address), act, message)
+
+    def _speaks(self, address: str) -> int:
+        node = self.nodes.get(address)
+        return wire.PROTOCOL if node is None else node.speaks
 
     def ask(self, source: str, ask: Ask, session: Session, answer: Callable[[Any], None]) -> None:
         """Send a request; `answer` gets each reply that arrives."""
         slot, sequence = ask.slot or (wire.NO_SLOT, next(self.numbers))
         asking = self.nodes.get(source)
         knows = asking.incarnation if asking else Incarnation(0)
-        head = wire.RequestHead(session, slot, sequence, int(ask.timeout_s * 1000), knows)
-        frames = [bytes(frame) for frame in wire.encode_request(head, ask.request)]
+        version = min(self._speaks(source), self._speaks(ask.peer))
+        head = wire.RequestHead(session, slot, sequence, int(ask.timeout_s * 1000), knows, version)
+        try:
+            frames = [bytes(frame) for frame in wire.encode_request(head, ask.request)]
+        except Outdated as error:
+            self.after(0, functools.partial(answer, error))
+            return
 
         def back(reply: Frames) -> None:
             said, message = wire.decode_reply(reply)
@@ -203,7 +235,7 @@ class World:
         if not task.node.alive(task):
             task.end()
             return
-        task.turn += 1
+        task.begin()
         while True:
             try:
                 trap = task.coroutine.throw(error) if error else task.coroutine.send(value)

@@ -4,7 +4,14 @@ import socket
 import struct
 
 MORE, LONG, COMMAND = 1, 2, 4
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+
+def greeting(mechanism: bytes = b"NULL") -> bytes:
+    """The first 64 bytes of a connection."""
+    return b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.ljust(20, b"\0") + bytes(32)
+
+
+GREETING = greeting()
 
 
 def frame(body: bytes, more: bool = False) -> bytes:
@@ -12,9 +19,17 @@ def frame(body: bytes, more: bool = False) -> bytes:
     return struct.pack(">BQ", LONG | (MORE if more else 0), len(body)) + body
 
 
-def _ready() -> bytes:
-    body = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-    return struct.pack(">BB", COMMAND, len(body)) + body
+def command(name: bytes, body: bytes) -> bytes:
+    """A command, as handshakes and heartbeats are made of."""
+    whole = bytes([len(name)]) + name + body
+    if len(whole) < 256:
+        return struct.pack(">BB", COMMAND, len(whole)) + whole
+    return struct.pack(">BQ", COMMAND | LONG, len(whole)) + whole
+
+
+def ready(kind: bytes = b"DEALER") -> bytes:
+    """The command that ends a handshake without keys."""
+    return command(b"READY", b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind)
 
 
 def connect(port: int, timeout_s: float = 10.0) -> socket.socket:
@@ -22,7 +37,7 @@ def connect(port: int, timeout_s: float = 10.0) -> socket.socket:
     raw = socket.create_connection(("127.0.0.1", port), timeout_s)
     raw.sendall(GREETING)
     _read(raw, 64)
-    raw.sendall(_ready())
+    raw.sendall(ready())
     head = _read(raw, 2)
     _read(raw, head[1])
     return raw

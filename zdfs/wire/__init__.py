@@ -3,9 +3,11 @@
 A message is a frozen dataclass whose annotations are its format (`records`).  On the wire it is one
 msgpack array, the *head*, followed by the bulk frames, which hold blocks as they are:
 
-    request  [PROTOCOL, operation, session, slot, sequence, remaining_ms, incarnation, fields]
-    reply    [PROTOCOL, operation, session, slot, sequence, answers, incarnation, round, fields]
+    request  [protocol, operation, session, slot, sequence, remaining_ms, incarnation, fields]
+    reply    [protocol, operation, session, slot, sequence, answers, incarnation, round, fields]
     push     a reply that answers nothing (answers = 0); only from the metaserver to a session
+
+`protocol` is the version that the message is in; a reply is in that of its request (`versions`).
 
 (session, slot, sequence) is the request's id and comes back in the reply, with the operation that
 it answers.  slot = NO_SLOT: not a change, sequence is unique in the sender's life.  Otherwise the
@@ -16,8 +18,19 @@ at a time, sequence grows by one.  `incarnation` is the metaserver's, as far as 
 used again.  Sizes are bytes, times ns since 1970, durations ms, names bytes.
 """
 
-from zdfs.wire.base import (
+from zdfs.wire.versions import (
     PROTOCOL,
+    PROTOCOL_MIN,
+    Protocols,
+    ONLY_FIRST,
+    ORDER,
+    spoken,
+    speak,
+    released,
+    protocols_of,
+    cant_meet,
+)
+from zdfs.wire.base import (
     NO_SLOT,
     MAP_BYTES,
     Uuid,
@@ -133,6 +146,7 @@ from zdfs.wire.mounts import (
     Seek,
 )
 from zdfs.wire.servers import (
+    Secret,
     Instructions,
     Report,
     InventoryPage,
@@ -214,15 +228,28 @@ from zdfs.wire.tools import (
     Locker,
     Disputed,
     Dispute,
+    Below,
+    Shared,
+    DirectorySum,
+    SumDirectory,
+    Opener,
+    OpenFile,
+    OpenFiles,
+    FindOpen,
     Asked,
     Underway,
     Refusal,
     Pace1,
     Explained,
+    Label,
+    Sample,
+    Measures,
+    GetMeasures,
 )
 from zdfs.wire.frames import (
     RequestHead,
     ReplyHead,
+    Misfit,
     encode_request,
     encode_reply,
     decode_request,
@@ -232,6 +259,15 @@ from zdfs.wire.frames import (
 
 __all__ = [
     "PROTOCOL",
+    "PROTOCOL_MIN",
+    "Protocols",
+    "ONLY_FIRST",
+    "ORDER",
+    "spoken",
+    "speak",
+    "released",
+    "protocols_of",
+    "cant_meet",
     "NO_SLOT",
     "MAP_BYTES",
     "Uuid",
@@ -337,6 +373,7 @@ __all__ = [
     "Truncate",
     "Punch",
     "Seek",
+    "Secret",
     "Instructions",
     "Report",
     "InventoryPage",
@@ -408,13 +445,26 @@ __all__ = [
     "Locker",
     "Disputed",
     "Dispute",
+    "Below",
+    "Shared",
+    "DirectorySum",
+    "SumDirectory",
+    "Opener",
+    "OpenFile",
+    "OpenFiles",
+    "FindOpen",
     "Asked",
     "Underway",
     "Refusal",
     "Pace1",
     "Explained",
+    "Label",
+    "Sample",
+    "Measures",
+    "GetMeasures",
     "RequestHead",
     "ReplyHead",
+    "Misfit",
     "encode_request",
     "encode_reply",
     "decode_request",

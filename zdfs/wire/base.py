@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from zdfs import limits
 from zdfs.checksum import Buffer
-from zdfs.records import BULK, Between, Length
+from zdfs.records import BULK, Between, Length, Since
+from zdfs.wire.versions import FIRST, ONLY_FIRST
 
-PROTOCOL = 4
 NO_SLOT = 0xFFFF
 MAP_BYTES = limits.PAGE_BLOCKS * 26
 
@@ -24,6 +24,9 @@ Bulk = A[tuple[Buffer, ...], BULK]
 Size = A[int, Between(0, limits.FILE_BYTES)]
 Umask = A[int, Between(0, 0o777)]  # applied unless the directory has a default access list
 Flag = bool
+Permit = A[
+    bytes, Length(0, 64), Since(5)
+]  # what lets a client at blocks (`passes`); empty: no keys here
 
 
 class Durability(enum.Enum):
@@ -40,6 +43,7 @@ class Message:
     __slots__ = ()
     operation: ClassVar[int]
     durability: ClassVar[Durability] = Durability.NONE
+    since: ClassVar[int]  # the version of the protocol that has it
 
 
 class Reply(Message):
@@ -69,12 +73,16 @@ C = TypeVar("C", bound=type[Any])
 
 
 @typing.dataclass_transform(frozen_default=True)
-def message(operation: int, durability: Durability = Durability.NONE) -> Any:
-    """Declare a message under its operation number."""
+def message(
+    operation: int, durability: Durability = Durability.NONE, since: int | None = None
+) -> Any:
+    """Declare a message under its operation number.  `since`: the version of the protocol that has
+    it; what version 4 had not, came with 5."""
+    born = since or (ONLY_FIRST.newest + (operation not in FIRST))
 
     def declare(cls: Any) -> Any:
         made = dataclass(frozen=True, slots=True)(cls)
-        made.operation, made.durability = operation, durability
+        made.operation, made.durability, made.since = operation, durability, born
         assert operation not in BY_OPERATION, f"operation {operation} is used twice"
         BY_OPERATION[operation] = made
         return made

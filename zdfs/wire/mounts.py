@@ -4,7 +4,7 @@ from typing import Annotated as A
 
 from zdfs import limits
 from zdfs.ids import Epoch, Ino, PageNo, Slot, Token
-from zdfs.records import TIME, U16, U32, U64, Between, Length
+from zdfs.records import TIME, U16, U32, U64, Between, Length, Since
 from zdfs.wire.base import (
     NameBytes,
     XattrName,
@@ -12,6 +12,7 @@ from zdfs.wire.base import (
     Size,
     Umask,
     Flag,
+    Permit,
     Durability,
     Reply,
     Request,
@@ -56,7 +57,7 @@ class GetAttributes(Request[Found]):
 
 @message(24)
 class SetAttributes(Request[Found]):
-    """chmod, chown, utimens: None leaves a field as it is; ctime moves to now."""
+    """chmod, chown, utimens: None leaves a field as it is; ctime moves."""
 
     ino: Ino
     mode: A[int, U32] | None
@@ -66,6 +67,13 @@ class SetAttributes(Request[Found]):
     mtime_ns: A[int, TIME] | None
     atime_now: Flag  # UTIME_NOW: the metaserver's clock, whatever is given
     mtime_now: Flag
+    ctime_ns: A[A[int, TIME] | None, Since(5)] = None  # when it was; None: now
+    was_mode: A[A[int, U32] | None, Since(5)] = None  # what `mode` replaces; None: whatever it is
+
+    def times(self, now_ns: int) -> tuple[int | None, int | None]:
+        """atime and mtime, if that is now; None leaves one as it is."""
+        atime = now_ns if self.atime_now else self.atime_ns
+        return atime, now_ns if self.mtime_now else self.mtime_ns
 
 
 @message(25)
@@ -93,6 +101,7 @@ class Opened(Reply):
     number: A[int, U64]  # of the inode's last commit
     created: Flag
     directory: Attributes | None = None  # that a name came into
+    permit: Permit = b""
 
 
 @message(27)
@@ -304,6 +313,7 @@ class Granted(Reply):
     token: Token
     number: A[int, U64]
     attributes: Attributes
+    permit: Permit = b""
 
 
 @message(51)
@@ -327,6 +337,7 @@ class MapPages(Reply):
 
     attributes: Attributes
     pages: A[tuple[MapPage, ...], Length(0, 64)]
+    permit: Permit = b""
 
 
 @message(54)
@@ -334,7 +345,7 @@ class ReadMap(Request[MapPages]):
     """`count` pages from `first`; pages that are only holes come empty."""
 
     ino: Ino
-    first: PageNo
+    first: A[PageNo, Between(0, limits.PAGES)]
     count: A[int, Between(1, 64)]
 
 
@@ -398,5 +409,5 @@ class Seek(Request[MapPages]):
     none).  Else one with a hole, or, after a while, the last that was looked at: it is full."""
 
     ino: Ino
-    page: PageNo
+    page: A[PageNo, Between(0, limits.PAGES)]
     data: Flag

@@ -9,7 +9,8 @@ from zdfs.chain import NO_COPIES, CopySet
 from zdfs.checksum import Seal
 from zdfs.errors import Failure, revive
 from zdfs.ids import Epoch, Incarnation, Ino, Name, PageNo, Round, Session, Slot, Token
-from zdfs.records import TIME, U16, U32, U64, Between, Length
+from zdfs.lineage import Lineage
+from zdfs.records import TIME, U16, U32, U64, Between, Length, Since
 from zdfs.wire.base import (
     MAP_BYTES,
     Uuid,
@@ -23,6 +24,7 @@ from zdfs.wire.base import (
     Request,
     message,
 )
+from zdfs.wire.versions import ONLY_FIRST, Protocols
 
 # --- what messages are made of -----------------------------------------------------------------
 
@@ -237,6 +239,7 @@ class SessionStatus(NamedTuple):
     host: Text
     mount: Text
     blocked: A[tuple[Blocked, ...], Length(0, limits.SERVERS)]
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # that it speaks
 
 
 class ServerStatus(NamedTuple):
@@ -248,6 +251,7 @@ class ServerStatus(NamedTuple):
     owed: A[int, U64]  # replicas that commits went without, by policy quorum
     owed_bytes: A[int, U64]
     owed_since_ns: int  # 0: nothing is owed
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # that it speaks, as it last reported
 
 
 # --- anybody to anybody ------------------------------------------------------------------------
@@ -255,7 +259,7 @@ class ServerStatus(NamedTuple):
 
 @message(1)
 class Failed(Reply):
-    """The failure that a request met; see `errors`."""
+    """The failure that a request met; see `errors`.  The same in every version, for ever."""
 
     code: A[int, U16]
     number: A[int, U16]
@@ -293,6 +297,9 @@ class Identity(Reply):
     meta: A[str, Length(0, limits.ADDRESS_BYTES)]  # where a dataserver's metaserver is
     note: Text  # why it isn't serving
     clock_ns: int = 0  # its time as it answers
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # that it speaks
+    format: A[int, U32, Since(5)] = 0  # of its store; 0: it doesn't say
+    lineage: A[Lineage, Since(5)] = ()  # who wrote that store
 
 
 @message(4)

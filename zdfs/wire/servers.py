@@ -7,7 +7,7 @@ from typing import NamedTuple
 from zdfs import limits
 from zdfs.chain import NO_COPIES, CopySet
 from zdfs.ids import Epoch, Incarnation, Ino, Name, PageNo, Policy, Round, Slot
-from zdfs.records import U32, U64, Between, Length
+from zdfs.records import U32, U64, Between, Length, Since
 from zdfs.wire.base import (
     MAP_BYTES,
     Uuid,
@@ -15,6 +15,7 @@ from zdfs.wire.base import (
     Address,
     Bulk,
     Flag,
+    Permit,
     Durability,
     Reply,
     Request,
@@ -33,8 +34,16 @@ from zdfs.wire.parts import (
     ServerStatus,
     Done,
 )
+from zdfs.wire.versions import ONLY_FIRST, Protocols
 
 # --- dataservers to the metaserver -------------------------------------------------------------
+
+
+class Secret(NamedTuple):
+    """What the metaserver seals passes with; numbers grow."""
+
+    number: A[int, U64]
+    key: A[bytes, Length(32, 32)]
 
 
 @message(70)
@@ -55,6 +64,8 @@ class Instructions(Reply):
     copies: CopySet = NO_COPIES  # who holds copies of the metadata
     ticket: A[int, U64] = 0  # to be quoted in your next report
     owed: A[int, U64] = 0  # replicas of yours that commits went without: collect them
+    secrets: A[tuple[Secret, ...], Length(0, 2), Since(5)] = ()  # present, next; none: no keys
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # the metaserver's
 
 
 @message(71)
@@ -79,6 +90,7 @@ class Report(Request[Instructions]):
     first_event: A[int, U64] = 1  # the number of the first of them; from 1 in each boot
     copy: CopyReport = NO_COPY
     ticket: A[int, U64] = 0  # of the newest answer; 0: this process had none yet
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # the dataserver's
 
 
 class InventoryPage(NamedTuple):
@@ -95,7 +107,7 @@ class InventoryPage(NamedTuple):
 class Stock(Reply):
     """A stretch of everything that must stand somewhere; go on behind (ino, page)."""
 
-    pages: A[tuple[InventoryPage, ...], Length(0, 128)]
+    pages: A[tuple[InventoryPage, ...], Length(0, limits.INVENTORY_PAGES)]
     end: Flag
     ino: Ino  # how far the maps were examined: further than the last page shown
     page: A[int, Between(-1, 2**63 - 1)]
@@ -103,11 +115,12 @@ class Stock(Reply):
 
 @message(73)
 class Inventory(Request[Stock]):
-    """Map pages after (ino, page), in that order, of all files."""
+    """Map pages after (ino, page), in that order, of all files: at most so many."""
 
     slot: Slot
     ino: Ino
     page: A[int, Between(-1, 2**63 - 1)]  # -1: from the inode's first
+    most: A[int, Between(1, limits.INVENTORY_PAGES), Since(5)] = limits.INVENTORY_PAGES
 
 
 class DropItem(NamedTuple):
@@ -189,7 +202,8 @@ class Put(Request[Stored]):
 
     cluster: Uuid
     blocks: A[tuple[Put1, ...], Length(1, limits.BLOCKS)]
-    data: Bulk
+    permit: Permit = b""  # empty: no keys here, or the asker needs none
+    data: Bulk = ()
 
 
 @message(92)
@@ -202,11 +216,13 @@ class Got(Reply):
 
 @message(93)
 class Get(Request[Got]):
-    """Read block versions.  Checked before they are sent; `repair`: heal what is not OK."""
+    """Read block versions.  Checked before they are sent; `repair`: heal what is not OK, and should
+    be by the metaserver's map."""
 
     cluster: Uuid
     blocks: A[tuple[Wanted, ...], Length(1, limits.BLOCKS)]
     repair: Flag
+    permit: Permit = b""
 
 
 @message(94)

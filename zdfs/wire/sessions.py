@@ -4,10 +4,11 @@ from typing import Annotated as A
 
 from zdfs import limits
 from zdfs.ids import Incarnation, Ino, Session
-from zdfs.records import U32, U64, Between, Length
-from zdfs.wire.base import Uuid, Text, Flag, Durability, Reply, Request, message
+from zdfs.records import U32, U64, Between, Length, Since
+from zdfs.wire.base import Permit, Uuid, Text, Flag, Durability, Reply, Request, message
 from zdfs.wire.locks import FileLock
 from zdfs.wire.parts import ClusterMap, Blocked, Recalled, Opening, Holding, Done
+from zdfs.wire.versions import ONLY_FIRST, Protocols
 
 # --- mounts to the metaserver: the session -----------------------------------------------------
 
@@ -22,6 +23,8 @@ class SessionOpened(Reply):
     map: ClusterMap
     clock_ns: int  # the metaserver's, for mtimes of one clock
     life_ms: A[int, U32]  # how long the session lives without a heartbeat
+    permit: Permit = b""  # for all files
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # the metaserver's
 
 
 @message(11)
@@ -31,6 +34,7 @@ class OpenSession(Request[SessionOpened]):
     nonce: Uuid
     host: Text
     mount: Text
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # the mount's
 
 
 @message(12)
@@ -47,6 +51,7 @@ class Beaten(Reply):
     recalls: A[tuple[Recalled, ...], Length(0, limits.LIST_ITEMS)]
     announce: Flag  # the metaserver is new: say Announce
     told: A[int, U64]  # the number of the newest Changed that was pushed to this session
+    permit: Permit = b""  # for all files
 
 
 @message(14)
@@ -65,6 +70,8 @@ class Beat(Request[Beaten]):
 class Announced(Reply):
     """It is noted, in memory: nothing was changed."""
 
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # the metaserver's
+
 
 @message(15)
 class Announce(Request[Announced]):
@@ -75,6 +82,7 @@ class Announce(Request[Announced]):
     locks: A[tuple[FileLock, ...], Length(0, limits.LOCKS_TOLD)]
     incarnation: Incarnation  # of the metaserver that is told; another one passes the locks over
     last: Flag  # nothing follows
+    protocols: A[Protocols, Since(5)] = ONLY_FIRST  # the mount's
 
 
 @message(16)

@@ -1,12 +1,13 @@
-"""Messages of the tools that explain: what an outage would cost, and why something waits."""
+"""Messages of the tools that explain: what an outage would cost, why something waits, how much
+there is, and who has it open."""
 
 from typing import Annotated as A
 from typing import NamedTuple
 
 from zdfs import limits
-from zdfs.ids import Ino, Slot
+from zdfs.ids import Ino, Session, Slot
 from zdfs.records import U16, U32, U64, Between, Length
-from zdfs.wire.base import Address, Flag, Reply, Request, Text, message
+from zdfs.wire.base import Address, Flag, NameBytes, Reply, Request, Size, Text, message
 from zdfs.wire.locks import FileLock
 from zdfs.wire.parts import Blocked
 
@@ -95,6 +96,96 @@ class Dispute(Request[Disputed]):
     ino: Ino
 
 
+# --- people to the metaserver: how much is there? ----------------------------------------------
+
+
+class Below(NamedTuple):
+    """A directory in a directory."""
+
+    ino: Ino
+    name: NameBytes
+
+
+class Shared(NamedTuple):
+    """What has several names: whoever asks counts it once."""
+
+    ino: Ino
+    regular: Flag
+    size: Size
+    stored: A[int, U64]
+
+
+@message(135)
+class DirectorySum(Reply):
+    """A slice of a directory; go on behind `after`.  What is in `shared` is not in the sums."""
+
+    names: A[int, U64]  # in this slice, of any type
+    files: A[int, U64]  # of these: regular files
+    size_bytes: A[int, U64]
+    stored_bytes: A[int, U64]  # once; each stands on limits.REPLICAS disks
+    below: A[tuple[Below, ...], Length(0, limits.SUMMED)]
+    shared: A[tuple[Shared, ...], Length(0, limits.SUMMED)]
+    damaged: A[int, U64]  # records that fail their check: what they would say is not counted
+    end: Flag
+    after: A[bytes, Length(0, limits.NAME_BYTES)]
+
+
+@message(136)
+class SumDirectory(Request[DirectorySum]):
+    """How much stands in a directory, but for what is below its directories."""
+
+    ino: Ino
+    after: A[bytes, Length(0, limits.NAME_BYTES)]  # b"": from the start
+
+
+# --- people to the metaserver: who has it open? ------------------------------------------------
+
+
+class Opener(NamedTuple):
+    """A mount that has something open."""
+
+    session: Session
+    host: Text
+    mount: Text
+    silent_ms: A[int, U64]  # since it was last heard
+
+
+class OpenFile(NamedTuple):
+    """A file that a mount has open."""
+
+    session: Session
+    ino: Ino
+    parent: Ino  # the directory that it was made in or last moved to
+    below: Flag  # that leads to what was asked for; else only another of its names may
+    names: A[int, U32]  # 0: removed
+    writes: Flag  # the mount has the write grant
+    wanted: A[int, U32]  # mounts that wait for it to give that back
+    locks: A[int, U32]  # ranges that its programs have locked
+    lockers: A[tuple[A[int, U32], ...], Length(0, limits.LOCKERS)]  # processes, on its machine
+
+
+@message(137)
+class OpenFiles(Reply):
+    """A slice of what is open; go on behind (session, ino)."""
+
+    files: A[tuple[OpenFile, ...], Length(0, limits.OPEN_TOLD)]
+    mounts: A[tuple[Opener, ...], Length(0, limits.OPEN_TOLD)]  # of these files
+    settled: Flag  # false: the metaserver has restarted, and some mount has yet to say what it has
+    end: Flag
+    session: Session
+    ino: Ino
+
+
+@message(138)
+class FindOpen(Request[OpenFiles]):
+    """What mounts have open: this inode, or anything below it; what may be below by another name,
+    too.  In the order of (session, ino), from behind these."""
+
+    top: Ino
+    session: Session
+    ino: Ino
+
+
 # --- a mount, of itself ------------------------------------------------------------------------
 
 
@@ -157,3 +248,41 @@ class Explained(Reply):
     more: A[int, U64]  # calls that are not named
     refusals: A[tuple[Refusal, ...], Length(0, limits.EXPLAINED)]  # the newest, oldest first
     paces: A[tuple[Pace1, ...], Length(0, limits.EXPLAINED)]  # the slowest
+
+
+# --- anybody to a server: how does it do? ------------------------------------------------------
+
+
+class Label(NamedTuple):
+    """One of the labels that tell the series of a metric apart."""
+
+    name: Text
+    value: Text
+
+
+class Sample(NamedTuple):
+    """One number, as Prometheus has it: a histogram is many (`_bucket`, `_count`, `_sum`)."""
+
+    name: Text
+    labels: A[tuple[Label, ...], Length(0, 8)]  # in the order of their names
+    value: float
+
+
+@message(106)
+class Measures(Reply):
+    """Numbers of one process (docs/MONITORING.md says what each means), whole metrics in the order
+    of their names.  More of them: ask again behind `more`."""
+
+    role: Text  # meta, data, mount
+    at_ms: A[int, U64]  # of a clock that never jumps: differences of two answers are rates
+    at_ns: int
+    samples: A[tuple[Sample, ...], Length(0, limits.LIST_ITEMS)]
+    more: Text  # empty: that was all
+
+
+@message(107)
+class GetMeasures(Request[Measures]):
+    """Which numbers?  Metrics are named without `_total`, `_bucket`, `_count` and `_sum`."""
+
+    names: A[tuple[Text, ...], Length(0, limits.LIST_ITEMS)]  # none: all of them
+    after: Text  # go on behind this metric; empty: from the first

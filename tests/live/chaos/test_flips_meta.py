@@ -46,7 +46,7 @@ def once(stage: Stage, story: Story, region: str, dice: random.Random) -> None:
     print(f"{region}: {regions.flip(path, span, dice)}")
     before = len(cluster.log("meta"))
     cluster.start_meta()
-    until(lambda: serves(cluster), READY_S)
+    until(lambda: serves(cluster), 3 * READY_S)  # it may have to get everything back, twice
     story.did.add(BACK if "set aside" in cluster.log("meta")[before:] else SERVES)
     ill = [one for one in stage.cold_look() if not one.ok]
     assert not ill, ill

@@ -1,0 +1,84 @@
+"""How a command gets at a file system: by a path on a mount, or by the metaserver's address."""
+
+import os
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from zdfs import addresses, processes, starting
+from zdfs.errors import Failure
+from zdfs.link import Link
+from zdfs.paths import PathVolume
+from zdfs.tools.admin import find_meta
+
+META = "2222"
+KEYS = "a directory of 'zdfs keys': speak under its key, and only with servers whose keys it has"
+
+
+def reach(parser: ArgumentParser) -> None:
+    """The arguments of every command that asks the metaserver."""
+    parser.add_argument(
+        "--meta", metavar="ADDR", help=f"the metaserver (as configured, else {META})"
+    )
+    parser.add_argument("--keys", type=Path, metavar="DIR", help=KEYS)
+
+
+def common(parser: ArgumentParser) -> None:
+    """The arguments of every command that asks the metaserver for facts."""
+    reach(parser)
+    parser.add_argument("--json", action="store_true", help="facts with stable keys")
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """The type of an argument that is a span of time."""
+
+    def seconds(text: str) -> float:  # argparse says this name of what is no number
+        span = float(text)
+        if not least <= span <= most:
+            raise ArgumentTypeError(f"{text}: seconds, from {least:g} to {most:g}")
+        return span
+
+    return seconds
+
+
+@contextmanager
+def visit(link: Link, meta: str) -> Iterator[PathVolume]:
+    """A volume without a mount, for a moment; a metaserver that doesn't serve is an error.
+
+    It says goodbye also when the command fails: else the status tells of a mount that fell silent.
+    """
+    link.run(find_meta(meta))
+    volume = PathVolume(meta, "(command)", link)
+    link.run(volume.contact.open())
+    try:
+        yield volume
+    finally:
+        with suppress(Failure):
+            link.run(volume.stop())
+
+
+def inside(text: str, meta: str | None) -> tuple[bytes, str | None]:
+    """A path inside the file system and its metaserver, from that or from a path on a mount.
+
+    Nothing behind the mount is touched: it may be stuck.  Symlinks on the way to it are followed.
+    """
+    known = {one.directory: one.source for one in processes.mounts().values()}
+    way, names = "/", [name for name in os.path.abspath(text).split("/") if name]
+    for number in range(len(names) + 1):
+        if way in known:
+            return os.fsencode("/" + "/".join(names[number:])), known[way]
+        if number < len(names):
+            way = starting.real(os.path.join(way, names[number]))
+    return os.fsencode(text if text.startswith("/") else "/" + text), meta
+
+
+def meta_of(chosen: Namespace, mounted: str | None = None) -> str:
+    """The metaserver that a command's --meta names; else that of the mount that a path is on; else
+    the configuration's."""
+    return addresses.parse(chosen.meta or mounted or configured(chosen))
+
+
+def configured(chosen: Namespace) -> str:
+    """The metaserver where nothing else names one."""
+    return chosen.configured.get("", "meta") or META
