@@ -21,6 +21,8 @@ VENV := .venv/bin/python
 SOURCES := zdfs tests contrib $(wildcard bench)
 PYTEST := $(VENV) -m pytest $(if $(SEED),--seed $(SEED))
 LIVES := 60
+# a test starts dozens of processes, and each would compile zdfs anew
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test check lint live sim replay sim-coverage mutants fuzz fuzz-corpus soak chaos bench race scale docs man deb format clean
 .NOTPARALLEL:

@@ -22,7 +22,18 @@ SEAMS = {"broker", "mount", "cli", "link"}  # law 5: these may catch everything
 
 # Law 1: who may import what touches the world.
 STORES = {"store", "blockstore", "index", "replay", "log", "disk", "upgrading"}
-COMMANDS = {"cli", "tools", "progress", "up", "describe", "fsck", "corrupt", "journal"}
+COMMANDS = {
+    "cli",
+    "node",
+    "running",
+    "tools",
+    "progress",
+    "up",
+    "describe",
+    "fsck",
+    "corrupt",
+    "journal",
+}
 DRIVERS = {"broker", "link", "listener", "outgoing", "asking", "gate", "dialing"}
 KERNEL = {"mount", "kernel", "insight", "watchers", "workers", "starting"}
 DOORS = {

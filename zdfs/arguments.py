@@ -19,6 +19,8 @@ from zdfs.configuration import Converter, Schema, Settings, Unfit, address, merg
 from zdfs.errors import StartError
 
 SYSTEM = Path("/etc/zdfs/cluster.toml")
+META = "2222"
+KEYS = "a directory of 'zdfs keys': speak under its key, and only with servers whose keys it has"
 SECTIONS = {  # which sections hold for which parser, by its prog; later ones win
     "zdfs-mount": ("mount",),
     "zdfs-node meta": ("node", "node.meta"),

@@ -1,50 +1,51 @@
-"""The four commands: arguments, logging, signals, and everything wired together.
+"""The four commands: their arguments, and whose work they are.
 
 `main` is one of the four seams: what a command can't do is one clear line on stderr and exit status
 1; an unexpected failure says where its traceback is.
+
+What does the work is loaded when it is known which work that is: a command begins in half the time.
 """
 
 import argparse
+import importlib
 import logging
 import os
-import resource
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from zdfs import __version__, addresses, arguments, checksum, exporter, journal, kernel, keys
-from zdfs import helper as mounting
-from zdfs import limits, notify, progress, starting, succession, wire
-from zdfs.blockstore import LogStore
-from zdfs.broker import Broker
-from zdfs.calls import Peer
-from zdfs.data import Data
+from zdfs import __version__, addresses, arguments, journal, limits, progress, starting
 from zdfs.errors import Failure, StartError, StoreError
-from zdfs.ids import Slot
-from zdfs.insight import Insight
-from zdfs.link import Link
-from zdfs.measures import Commits, Meter, Role
-from zdfs.mount import Settings
-from zdfs.mount import mount as serve_mount
-from zdfs.ports import Reading
-from zdfs.recovery import Rates
-from zdfs.store import sound_store
-from zdfs.tools import admin, bench, bundle, checking, checkup, config, dockerplugin, drill, du
-from zdfs.tools import faults, findopen, harm, impact, keymaking, looking, metacommand, owing
-from zdfs.tools import ping, profile, scrub, top, visiting, warmup, watch, web, why
-from zdfs.volume import Volume
 
-# of `zdfs`, in the order in which its help shows them
-COMMANDS = (
-    looking, checkup, top, profile, checking, owing, watch, scrub, why, impact, drill, faults,
-    metacommand, keymaking, du, findopen, warmup, bench, bundle, web, dockerplugin, config, ping,
-)  # fmt: skip
+# The commands of `zdfs`, in the order in which its help shows them: what each of `tools` adds.
+COMMANDS = {
+    "looking": ("status", "where"),
+    "checkup": ("health",),
+    "top": ("top",),
+    "profile": ("profile",),
+    "checking": ("fsck",),
+    "owing": ("policy", "debts"),
+    "watch": ("watch",),
+    "scrub": ("scrub",),
+    "why": ("why",),
+    "impact": ("impact",),
+    "drill": ("drill",),
+    "faults": ("faults",),
+    "metacommand": ("meta",),
+    "keymaking": ("keys",),
+    "du": ("du",),
+    "findopen": ("find-open",),
+    "warmup": ("warmup",),
+    "bench": ("bench",),
+    "bundle": ("bundle",),
+    "web": ("web",),
+    "dockerplugin": ("docker-plugin",),
+    "config": ("config",),
+    "ping": ("ping",),
+}
 METRICS = "show Prometheus its numbers there (http): PORT (on loopback) or HOST:PORT"
-UNNAMED = f"a configuration file ({arguments.SYSTEM}; 'zdfs config' shows what holds)"
 log = logging.getLogger("zdfs")
 
 
@@ -84,10 +85,7 @@ def _parser(name: str, text: str) -> Parser:
 
 def _speaks(parser: argparse.ArgumentParser) -> None:
     """An option for trials of mixed clusters: know nothing newer than this protocol."""
-    versions = range(wire.PROTOCOL_MIN, wire.PROTOCOL + 1)
-    parser.add_argument(
-        "--speak", type=int, choices=versions, default=wire.PROTOCOL, help=argparse.SUPPRESS
-    )
+    parser.add_argument("--speak", type=int, help=argparse.SUPPRESS)
 
 
 def _settled(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
@@ -96,21 +94,8 @@ def _settled(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     return arguments.settled(parser, words, schema, os.environ)
 
 
-def _log_to(path: Path | None, name: str, **fields: str) -> None:
-    """Log lines to where they shall go."""
-    journal.log_to(path, name, fields, os.environ)
-    if "pure" in checksum.engine():
-        log.warning("checksums run in slow Python: install fastcrc, or crcmod with a C compiler")
-
-
 def _keys(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--keys", type=Path, metavar="DIR", help=visiting.KEYS)
-
-
-def _more_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
-    sys.setswitchinterval(0.001)  # threads that finished a wait get the interpreter soon
+    parser.add_argument("--keys", type=Path, metavar="DIR", help=arguments.KEYS)
 
 
 # --- zdfs-node ---------------------------------------------------------------------------------
@@ -143,7 +128,7 @@ def node_parser() -> Parser:
         "ports", nargs="*", help="every dataserver's PORT or HOST:PORT, in ring order"
     )
     data.add_argument(
-        "--meta", default=visiting.META, metavar="ADDR", help=f"the metaserver ({visiting.META})"
+        "--meta", default=arguments.META, metavar="ADDR", help=f"the metaserver ({arguments.META})"
     )
     data.add_argument(
         "--scrub-rate", type=int, default=limits.SCRUB_BYTES_PER_S, metavar="BYTES",
@@ -180,119 +165,9 @@ def node_parser() -> Parser:
 
 def _node(words: Sequence[str]) -> int:
     chosen = _settled(node_parser(), words)
-    wire.speak(chosen.speak)
-    _more_files()
-    return _run_meta(chosen) if chosen.kind == "meta" else _run_data(chosen)
+    from zdfs import node
 
-
-def _store(chosen: argparse.Namespace, address: str) -> Path:
-    name = f"{chosen.kind}-{addresses.short(address).replace(':', '-')}"
-    store: Path = chosen.store or (chosen.stores or Path("zdfs-store")) / name
-    return store
-
-
-def _attend(broker: Broker) -> None:
-    """End on signals; tell the service manager how it is."""
-    notifier = notify.from_environment(os.environ, os.getpid())
-
-    def stop(*_: object) -> None:
-        notifier.stopping()
-        broker.stop()
-
-    def status() -> str:
-        return (broker.room.note if broker.room else "") or "serving"
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    notify.attend(broker.timers, time.monotonic, notifier, status)
-
-
-def _run_meta(chosen: argparse.Namespace) -> int:
-    if chosen.port is None:
-        raise StartError(f"no port is named: zdfs-node meta PORT, or meta = ... in {UNNAMED}")
-    address = addresses.parse(chosen.port)
-    block_bytes = limits.BLOCK_BYTES if chosen.block_size is None else chosen.block_size
-    inside = limits.BLOCK_BYTES_MIN <= block_bytes <= limits.BLOCK_BYTES_MAX
-    if not inside or block_bytes & (block_bytes - 1):
-        raise StartError(
-            f"--block-size {block_bytes}: a power of two from {limits.BLOCK_BYTES_MIN} to "
-            f"{limits.BLOCK_BYTES_MAX}"
-        )
-    if chosen.session_life < limits.SESSION_MIN_S:
-        raise StartError(
-            f"--session-life {chosen.session_life:g}: mounts speak once a second, so at least "
-            f"{limits.SESSION_MIN_S:g}"
-        )
-    if chosen.replicas not in (None, limits.REPLICAS):
-        raise StartError(f"--replicas {chosen.replicas}: this release keeps {limits.REPLICAS}")
-    if not 0 <= chosen.meta_copies <= limits.COPIES:
-        raise StartError(f"--meta-copies {chosen.meta_copies}: 0 to {limits.COPIES}")
-    settings = succession.Settings(
-        block_bytes, chosen.block_size is not None, chosen.faults, chosen.session_life,
-        chosen.meta_copies,
-    )  # fmt: skip
-    directory = _store(chosen, address)
-    keys.refuse_plain(directory, chosen.keys)
-    _log_to(chosen.log, "zdfs-node", ZDFS_ROLE="meta", ZDFS_SERVER=address)
-    with closing(Broker(address, chosen.keys)) as broker:
-        if chosen.keys:
-            keys.remember(directory)
-        _attend(broker)
-        meter = _meter(chosen, Role.META)
-        succession.serve(broker, directory, settings, meter)
-    return 0
-
-
-def _run_data(chosen: argparse.Namespace) -> int:
-    if not chosen.ports:
-        raise StartError(
-            "no ports are named: zdfs-node data INDEX PORT PORT PORT ..., or data = ... in "
-            f"{UNNAMED}"
-        )
-    ring = tuple(addresses.parse(port) for port in chosen.ports)
-    if chosen.scrub_rate < 1:
-        raise StartError(f"--scrub-rate {chosen.scrub_rate}: 1 or more bytes a second")
-    if chosen.rebuild_rate < 0:
-        raise StartError(f"--rebuild-rate {chosen.rebuild_rate}: bytes a second, 0 for no limit")
-    if chosen.scrub_period < limits.SCRUB_PERIOD_MIN_S:
-        least = f"at least {limits.SCRUB_PERIOD_MIN_S:g}"
-        raise StartError(f"--scrub-period {chosen.scrub_period:g}: seconds, {least}")
-    rates = Rates(chosen.scrub_rate, chosen.scrub_period, chosen.rebuild_rate)
-    if len(ring) < limits.SERVERS_MIN:
-        raise StartError(
-            f"{len(ring)} ports given: name every dataserver's port, {limits.SERVERS_MIN} or more"
-        )
-    if len(set(ring)) != len(ring):
-        raise StartError("a port stands twice in the list")
-    if not 0 <= chosen.index < len(ring):
-        raise StartError(f"index {chosen.index}: the list has places 0 to {len(ring) - 1}")
-    slot, address, meta = Slot(chosen.index), ring[chosen.index], addresses.parse(chosen.meta)
-    if meta in ring:
-        raise StartError(f"{addresses.short(meta)} is the metaserver's port and a dataserver's too")
-    directory = _store(chosen, address)
-    keys.refuse_plain(directory, chosen.keys)
-    about = {"ZDFS_ROLE": "data", "ZDFS_SERVER": address, "ZDFS_SLOT": str(slot)}
-    _log_to(chosen.log, "zdfs-node", **about)
-    with ExitStack() as stack:
-        broker = stack.enter_context(closing(Broker(address, chosen.keys)))
-        meter = _meter(chosen, Role.DATA)
-        blocks, copies = Commits(meter, "blocks"), Commits(meter, "copy")
-        store = stack.enter_context(closing(LogStore(directory, slot, commits=blocks)))
-        if chosen.keys:
-            keys.remember(directory)
-        copy = stack.enter_context(closing(sound_store(directory / "copy", copies)))
-        _attend(broker)
-        log.info("dataserver %s, slot %d of %d", addresses.short(address), slot, len(ring))
-        broker.serve(Data(store, slot, ring, meta, chosen.faults, rates, copy, meter), store)
-    return 0
-
-
-def _meter(chosen: argparse.Namespace, role: Role) -> Meter:
-    """What this process counts, and its door to Prometheus if that is wanted."""
-    meter = Meter(role)
-    meter.sources["clock"] = lambda: [Reading("zdfs_clock_seconds", time.time())]
-    exporter.serve(meter, chosen.metrics)
-    return meter
+    return node.meta(chosen) if chosen.kind == "meta" else node.data(chosen)
 
 
 # --- zdfs-mount --------------------------------------------------------------------------------
@@ -303,8 +178,8 @@ def mount_parser() -> Parser:
     parser = _parser("zdfs-mount", "Mount a zdfs file system.")
     parser.add_argument("directory", type=Path, help="an empty directory")
     parser.add_argument(
-        "meta", nargs="?", default=visiting.META,
-        help=f"the metaserver's PORT or HOST:PORT (as configured, else {visiting.META})",
+        "meta", nargs="?", default=arguments.META,
+        help=f"the metaserver's PORT or HOST:PORT (as configured, else {arguments.META})",
     )  # fmt: skip
     parser.add_argument(
         "data", nargs="*", default=[], help="the dataservers' ports (may be left out)"
@@ -343,7 +218,6 @@ def mount_parser() -> Parser:
 
 def _mount(words: Sequence[str]) -> int:
     chosen = _settled(mount_parser(), words)
-    wire.speak(chosen.speak)
     meta = addresses.parse(chosen.meta)
     data = [addresses.parse(port) for port in chosen.data]
     directory = chosen.directory.absolute()
@@ -360,10 +234,9 @@ def _mount(words: Sequence[str]) -> int:
     herald = starting.Herald(chosen.herald, _file(chosen.log), chosen.grouped)
     try:
         starting.prepare(directory)
-        about = {"ZDFS_ROLE": "mount", "ZDFS_SERVER": meta, "ZDFS_MOUNT": str(directory)}
-        _log_to(chosen.log, "zdfs-mount", **about)
-        _more_files()
-        _serve_mount(chosen, directory, meta, data, herald)
+        from zdfs import mounted
+
+        mounted.serve(chosen, directory, meta, data, herald)
     except (StartError, Failure) as error:
         if chosen.herald is None:
             raise
@@ -388,46 +261,13 @@ def _timeout(text: str) -> float:
     return seconds
 
 
-def _serve_mount(
-    chosen: argparse.Namespace, directory: Path, meta: str, data: list[str], herald: starting.Herald
-) -> None:
-    meter = _meter(chosen, Role.MOUNT)
-    link = Link(kernel.interrupted, kernel.dying, chosen.keys, meter)
-    shown = os.fsencode(directory).decode(errors="replace")
-    volume = Volume(meta, shown, link, chosen.attr_timeout, chosen.entry_timeout, chosen.writeback)
-    try:
-        if chosen.herald is not None:  # somebody waits for a word; -f alone waits for the cluster
-            link.run(admin.find_meta(meta, limits.MOUNT_TRIES_S))
-        link.run(volume.start())
-        ring = [member.address for member in volume.contact.map.members]
-        if data and data != ring:
-            link.run(volume.stop())
-            shown = " ".join(addresses.short(address) for address in ring)
-            raise StartError(f"the cluster's dataservers are {shown}: name these, or none")
-        link.attend(volume, Peer(meta))
-        options = tuple(option for text in chosen.o for option in text.split(","))
-        notifier = notify.from_environment(os.environ, os.getpid())
-
-        def ready() -> None:
-            herald.ready()
-            notifier.ready(f"mounted on {directory}")
-
-        settings = Settings(
-            meta, options, chosen.attr_timeout, chosen.entry_timeout, chosen.watchers,
-            ready=ready, turn=notifier.alive, ending=notifier.stopping,
-            insight=Insight(volume, link, meter),
-        )  # fmt: skip
-        serve_mount(directory, volume, link.run, settings)
-        link.run(volume.stop())
-    finally:
-        link.close()
-
-
 # --- zdfs-corrupt and zdfs ---------------------------------------------------------------------
 
 
 def corrupt_parser() -> Parser:
     """The arguments of zdfs-corrupt."""
+    from zdfs.tools import harm
+
     parser = _parser("zdfs-corrupt", harm.TEXT)
     harm.arguments(parser)
     _keys(parser)
@@ -435,24 +275,30 @@ def corrupt_parser() -> Parser:
 
 
 def _corrupt(words: Sequence[str]) -> int:
+    from zdfs.link import Link
+    from zdfs.tools import harm
+
     chosen = _settled(corrupt_parser(), words)
     with journal.Aloud("zdfs-corrupt"), closing(Link(keys=chosen.keys)) as link:
         return harm.command(link, chosen)
 
 
-def zdfs_parser() -> Parser:
-    """The arguments of zdfs."""
+def zdfs_parser(words: Sequence[str] = ()) -> Parser:
+    """The arguments of zdfs; of `words`, a command line, only what it needs if that is plain."""
     parser = _parser("zdfs", "Look after a zdfs cluster.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for one in COMMANDS:
-        one.options(commands)
+    named = [module for module, names in COMMANDS.items() if words and words[0] in names]
+    for module in named or COMMANDS:
+        importlib.import_module(f"zdfs.tools.{module}").options(commands)
     for below in [*arguments.parsers(parser)][1:]:
         arguments.options(below, below=True)
     return parser
 
 
 def _zdfs(words: Sequence[str]) -> int:
-    chosen = _settled(zdfs_parser(), words)
+    from zdfs.link import Link
+
+    chosen = _settled(zdfs_parser(words), words)
     with journal.Aloud("zdfs"), closing(Link(keys=getattr(chosen, "keys", None))) as link:
         done: int = chosen.do(link, chosen)
         return done
@@ -470,6 +316,7 @@ def mount() -> int:
 
 def helper() -> int:
     """mount.zdfs"""
+    from zdfs import helper as mounting
 
     def command(words: Sequence[str]) -> int:
         asked = mounting.order(mounting.parser(Parser).parse_args(words))

@@ -2,15 +2,17 @@
 
 import time
 from errno import EISDIR
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zdfs import addresses, blockmap, limits, placement, wire
 from zdfs.amounts import size as size  # so that tools find it beside `moment`
 from zdfs.calls import Ask, Peer, call, call_all, now, sleep
 from zdfs.errors import Mistrusted, Posix, StartError, Unreachable
 from zdfs.ids import BlockNo, Ino, Slot
-from zdfs.paths import PathVolume
 from zdfs.wire import Held, State
+
+if TYPE_CHECKING:
+    from zdfs.paths import PathVolume
 
 POLICIES = {
     "all": "a write waits while any server is down",
@@ -255,7 +257,7 @@ MARKS = {"ok": "", "down": "?", "missing": " missing", "damaged": " damaged", "o
 STATES = {Held.OK: "ok", Held.MISSING: "missing", Held.NOT_YET: "missing", Held.DAMAGED: "damaged"}
 
 
-async def where(volume: PathVolume, path: bytes) -> dict[str, Any]:
+async def where(volume: "PathVolume", path: bytes) -> dict[str, Any]:
     """Which server holds which replica of which block, as the servers say now.  StartError, in
     words for people: no such file."""
     try:
@@ -307,7 +309,7 @@ async def where(volume: PathVolume, path: bytes) -> dict[str, Any]:
 
 
 async def _check(
-    volume: PathVolume, wanted: list[tuple[int, wire.Wanted]], blocks: list[dict[str, Any]]
+    volume: "PathVolume", wanted: list[tuple[int, wire.Wanted]], blocks: list[dict[str, Any]]
 ) -> None:
     """Fill in what each server says of its replicas."""
     members = volume.contact.map.members
@@ -331,7 +333,7 @@ async def _check(
                         replica["state"] = STATES[held]
 
 
-async def _mark_owed(volume: PathVolume, ino: Ino, blocks: dict[int, dict[str, Any]]) -> None:
+async def _mark_owed(volume: "PathVolume", ino: Ino, blocks: dict[int, dict[str, Any]]) -> None:
     """Replicas that commits went without, and that aren't there yet, or can't be asked for."""
     first = BlockNo(0)
     while True:

@@ -13,7 +13,6 @@ from typing import Any
 from zdfs import addresses, arguments, limits
 from zdfs.configuration import Settings, Value
 from zdfs.link import Link
-from zdfs.tools.visiting import META
 
 TEXT = """What the configuration files say, and which file says it.  They are read in this order, a
 later one goes over an earlier one, and the command line goes over both:
@@ -68,7 +67,9 @@ def doubts(found: Settings) -> list[str]:
     if data is not None and len(data.value) < limits.SERVERS_MIN:
         doubtful.append(_at(data, f"data: a cluster has {limits.SERVERS_MIN} dataservers or more"))
     if meta is None and data is not None:
-        doubtful.append(_at(data, f"data: no metaserver is named beside it (meta = ...; {META})"))
+        doubtful.append(
+            _at(data, f"data: no metaserver is named beside it (meta = ...; {arguments.META})")
+        )
     named = [(meta, [meta.value])] if meta else []
     named += [(data, data.value)] if data else []
     for value, each in named:
@@ -119,7 +120,9 @@ def text(shown: dict[str, Any]) -> str:
     if shown["cluster"] is not None:
         lines.append(f"# this is {shown['cluster']}")
     if not shown["values"] and not shown["problems"]:
-        lines.append(f"# nothing is said: the metaserver is at {META}, all else as built in")
+        lines.append(
+            f"# nothing is said: the metaserver is at {arguments.META}, all else as built in"
+        )
     section = ""
     for one in shown["values"]:
         if one["section"] != section:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from zdfs import addresses, limits, progress, rebuild
+from zdfs.arguments import KEYS, META
 from zdfs.errors import StartError
 from zdfs.ids import Slot
 from zdfs.link import Link
 from zdfs.salvage import KINDS, Accepted, Candidate, Doubt, Made, Plan
 from zdfs.store import LmdbStore
-from zdfs.tools.visiting import KEYS, META, meta_of
+from zdfs.tools.visiting import meta_of
 
 SHOWN = 20  # doubtful blocks of each kind, in text
 REBUILD = """Make a lost metaserver's store anew from the blocks that the dataservers hold: the last

@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zdfs import addresses, processes, starting
+from zdfs import addresses, arguments, processes, starting
 from zdfs.errors import StartError
 from zdfs.link import BESIDE, INSIDE, Link
 from zdfs.rates import Between, Look, quantile
@@ -49,7 +49,7 @@ def options(commands: Any) -> None:
         "--over", type=visiting.seconds(0.1, 86_400), default=OVER_S, metavar="S",
         help=f"look on for so long ({OVER_S:.0f}); ^C ends it earlier",
     )  # fmt: skip
-    parser.add_argument("--keys", type=Path, metavar="DIR", help=visiting.KEYS)
+    parser.add_argument("--keys", type=Path, metavar="DIR", help=arguments.KEYS)
     parser.add_argument("--json", action="store_true", help="facts with stable keys")
     parser.set_defaults(do=command)
 

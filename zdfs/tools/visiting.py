@@ -5,15 +5,16 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zdfs import addresses, processes, starting
+from zdfs.arguments import KEYS, META
 from zdfs.errors import Failure
 from zdfs.link import Link
-from zdfs.paths import PathVolume
 from zdfs.tools.admin import find_meta
 
-META = "2222"
-KEYS = "a directory of 'zdfs keys': speak under its key, and only with servers whose keys it has"
+if TYPE_CHECKING:
+    from zdfs.paths import PathVolume  # loaded by those who visit
 
 
 def reach(parser: ArgumentParser) -> None:
@@ -43,11 +44,13 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 @contextmanager
-def visit(link: Link, meta: str) -> Iterator[PathVolume]:
+def visit(link: Link, meta: str) -> "Iterator[PathVolume]":
     """A volume without a mount, for a moment; a metaserver that doesn't serve is an error.
 
     It says goodbye also when the command fails: else the status tells of a mount that fell silent.
     """
+    from zdfs.paths import PathVolume
+
     link.run(find_meta(meta))
     volume = PathVolume(meta, "(command)", link)
     link.run(volume.contact.open())

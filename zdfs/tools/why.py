@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from zdfs import addresses, blockmap, insight, limits, processes, progress, records, wire
+from zdfs import addresses, arguments, blockmap, insight, limits, processes, progress, records, wire
 from zdfs.calls import Peer, call
 from zdfs.errors import Failure, Interrupted, Mistrusted, Posix, StartError
 from zdfs.ids import BlockNo, Ino
@@ -58,7 +58,7 @@ def command(link: Link, chosen: argparse.Namespace) -> int:
 
 
 def why(
-    link: Link, subject: str | None, meta: str | None, otherwise: str = visiting.META
+    link: Link, subject: str | None, meta: str | None, otherwise: str = arguments.META
 ) -> dict[str, Any]:
     """All of it, as JSON has it; `otherwise`: the metaserver where no mount says one.
 

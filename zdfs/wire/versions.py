@@ -19,6 +19,7 @@ from typing import Annotated as A
 from typing import NamedTuple
 
 from zdfs import __version__
+from zdfs.errors import StartError
 from zdfs.records import U16
 
 if TYPE_CHECKING:
@@ -58,9 +59,12 @@ def spoken() -> Protocols:
     return _ours[0]
 
 
-def speak(newest: int) -> None:
-    """Do as a process that knows nothing newer; for trials of mixed clusters."""
-    assert PROTOCOL_MIN <= newest <= PROTOCOL
+def speak(newest: int | None) -> None:
+    """Do as a process that knows nothing newer; for trials of mixed clusters.  None: as ever.
+    StartError: there is no such version."""
+    newest = PROTOCOL if newest is None else newest
+    if not PROTOCOL_MIN <= newest <= PROTOCOL:
+        raise StartError(f"--speak {newest}: {PROTOCOL_MIN} to {PROTOCOL}")
     _ours[0] = Protocols(PROTOCOL_MIN, newest)
 
 
