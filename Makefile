@@ -56,7 +56,7 @@ lint: .venv/.ready
 	.venv/bin/lint-imports
 
 live: .venv/.programs
-	$(PYTEST) -q -n 4 --dist loadfile -m "not soak" tests/live
+	$(PYTEST) -q -n 4 --dist loadfile --timeout 300 -m "not soak" tests/live
 
 soak: .venv/.programs
 	$(PYTEST) -m soak --timeout 3600 tests
