@@ -1,6 +1,6 @@
 """Typed records as msgpack arrays: the one codec under `wire` and `schema`.
 
-A record is a frozen dataclass or a NamedTuple whose annotations *are* its format:
+A record is a dataclass or a NamedTuple whose annotations *are* its format:
 
     int                               signed 64 bit            NewType over int   unsigned 64 bit
     Annotated[int, Between(a, b)]     a <= value <= b          bool, IntEnum      themselves

@@ -1,6 +1,6 @@
 """Every message, each request beside its reply; the frames they travel in.
 
-A message is a frozen dataclass whose annotations are its format (`records`).  On the wire it is one
+A message is a dataclass whose annotations are its format (`records`).  On the wire it is one
 msgpack array, the *head*, followed by the bulk frames, which hold blocks as they are:
 
     request  [protocol, operation, session, slot, sequence, remaining_ms, incarnation, fields]
