@@ -359,9 +359,10 @@ def where_text(shown: dict[str, Any]) -> str:
             cell = slots.setdefault(one["slot"], {}).setdefault(one["replica"], [])
             cell.append(f"{block['block']}{mark}")
             names[one["slot"]] = one["address"]
+    count = len(shown["blocks"])
     lines = [
         f"{shown['path']}: inode {shown['inode']}, {shown['size']} bytes, "
-        f"{len(shown['blocks'])} blocks of {shown['block_size']}, start slot {shown['start']}"
+        f"{count} block{'s' * (count != 1)} of {shown['block_size']}, start slot {shown['start']}"
     ]
     for slot in sorted(slots):
         lines.append(f"slot {slot} ({names[slot]})")
