@@ -264,24 +264,25 @@ class Dialer:
     def _find(self, peer: Peer) -> tuple[Found, str]:
         """Try each key that it may have, the likely one first."""
         first = self._pin(peer)
+        if (
+            self._keys is None
+        ):  # handshakes that fail are slow to say so under load: not needed here
+            wanted = mechanism(_greeting(peer)) == "CURVE"
+            return Found.KEYED if wanted else self._shake(peer, first), first
         found = self._shake(peer, first)
-        if found is not Found.OTHER:
+        if found in (Found.OURS, Found.REFUSED):
             return found, first
         spoken = mechanism(_greeting(peer))
-        if self._keys is None or spoken != "CURVE":
-            return self._strange(spoken), first
+        if spoken != "CURVE":
+            return Found.PLAIN if spoken else Found.ABSENT, first
+        if found is Found.ABSENT:
+            return found, first
         pin = first
         for pin in (*[one for one in self._pins(peer) if one != first], first) * ROUNDS:
             found = self._shake(peer, pin)
             if found is not Found.OTHER or self._closing:
                 break
         return found, pin
-
-    def _strange(self, spoken: str) -> Found:
-        """What is wrong with a server whose keys can't be the reason."""
-        if self._keys is None:
-            return Found.KEYED if spoken == "CURVE" else Found.ABSENT
-        return Found.PLAIN if spoken else Found.ABSENT
 
     def _shake(self, peer: Peer, pin: str) -> Found:
         """One handshake."""
