@@ -264,11 +264,11 @@ class Dialer:
     def _find(self, peer: Peer) -> tuple[Found, str]:
         """Try each key that it may have, the likely one first."""
         first = self._pin(peer)
-        if (
-            self._keys is None
-        ):  # handshakes that fail are slow to say so under load: not needed here
-            wanted = mechanism(_greeting(peer)) == "CURVE"
-            return Found.KEYED if wanted else self._shake(peer, first), first
+        if self._keys is None:  # whether keys are wanted is the only question
+            if mechanism(_greeting(peer)) == "CURVE":  # a handshake would be slow to say so
+                return Found.KEYED, first
+            found = self._shake(peer, first)
+            return Found.OURS if found is Found.OURS else Found.ABSENT, first
         found = self._shake(peer, first)
         if found in (Found.OURS, Found.REFUSED):
             return found, first

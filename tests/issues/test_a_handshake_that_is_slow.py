@@ -56,3 +56,22 @@ def test_what_it_wants_is_said(
         link.run(call(Peer("127.0.0.1:%d" % listener.getsockname()[1]), wire.Identify(), 6.0))
     assert type(raised.value) is failure
     assert ("wants keys" in raised.value.text) == (failure is Mistrusted)
+
+
+def greet(listener: socket.socket) -> None:
+    """Speak another protocol to all who come."""
+    while True:
+        try:
+            one, _ = listener.accept()
+        except OSError:
+            return
+        with one:
+            one.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            one.recv(64)
+
+
+def test_a_server_of_something_else_has_no_wrong_key(listener: socket.socket) -> None:
+    threading.Thread(target=greet, args=(listener,), daemon=True).start()
+    with closing(Link()) as link, pytest.raises(Unreachable) as raised:
+        link.run(call(Peer("127.0.0.1:%d" % listener.getsockname()[1]), wire.Identify(), 4.0))
+    assert type(raised.value) is Unreachable, "it was said to have another key than is pinned"

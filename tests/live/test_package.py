@@ -89,8 +89,6 @@ def test_units_are_sound(path: Path, tmp_path: Path) -> None:
     for command, words in started:
         parser = {one.parser.prog: one.parser for one in manual.PAGES}[command]
         parser.parse_args(words.replace("%i", "0").replace("%f", "/mnt").split())
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("systemd-analyze is missing")
     for other in UNITS:
         text = re.sub(
             r"^ExecStart=/usr/bin/\S+", "ExecStart=/bin/true", other.read_text(), flags=re.M
