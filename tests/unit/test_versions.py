@@ -10,7 +10,7 @@ from tests.unit import golden
 
 from zdfs import errors, parley, records, wire
 from zdfs.calls import Peer
-from zdfs.errors import BadMessage, Outdated
+from zdfs.errors import BadMessage, Outdated, StartError
 from zdfs.ids import Incarnation, Ino, Session, Slot
 from zdfs.records import U16, BadRecord, Since
 from zdfs.wire import Protocols
@@ -32,6 +32,16 @@ def identity(protocols: Protocols, release: str = "9.9") -> wire.Identity:
 def as_ever() -> Any:
     yield
     wire.speak(wire.PROTOCOL)
+
+
+def test_what_is_not_there_can_not_be_spoken() -> None:
+    for version in (wire.PROTOCOL_MIN - 1, wire.PROTOCOL + 1):
+        with pytest.raises(StartError, match=f"--speak {version}: 4 to 5"):
+            wire.speak(version)
+    assert wire.spoken().newest == wire.PROTOCOL
+    wire.speak(4)
+    wire.speak(None)
+    assert wire.spoken().newest == wire.PROTOCOL
 
 
 # --- version 4, as it was ----------------------------------------------------------------------

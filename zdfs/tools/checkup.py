@@ -4,6 +4,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from zdfs import __version__, checksum, fuse, progress, wire
@@ -60,7 +61,7 @@ def look(link: Link, meta: str, over_s: float) -> Seen:
     except StartError as error:
         refusal = str(error)
     servers = [] if status is None else [one.member.address for one in status.servers]
-    answers, misfits = _answers(link, [meta, *servers])
+    answers, misfits = identities(link, [meta, *servers], ANSWER_S)
     return Seen(
         Facts(meta, status, mounts=mounts), __version__, time.time_ns(), answers, earlier, over_s,
         checksum.engine(), _fuse(), resource.getrlimit(resource.RLIMIT_NOFILE)[1], wire.spoken(),
@@ -68,14 +69,17 @@ def look(link: Link, meta: str, over_s: float) -> Seen:
     )  # fmt: skip
 
 
-def _answers(link: Link, servers: list[str]) -> tuple[dict[str, Answered], dict[str, str]]:
+def identities(
+    link: Link, servers: Sequence[str], answer_s: float
+) -> tuple[dict[str, Answered], dict[str, str]]:
     """Who they are, and by how much their clocks are ahead of ours; and who is too old for us, or
-    too new."""
+    too new.  `answer_s`: for each, which is asked alone, or others' work would stand in its time.
+    """
     found: dict[str, Answered] = {}
     misfits: dict[str, str] = {}
     for address in servers:
         sent, began = time.time_ns(), time.monotonic()
-        (answer,) = link.run(_ask(address))
+        (answer,) = link.run(call_all([Ask(Peer(address), wire.Identify(), answer_s)]))
         took_s = time.monotonic() - began
         if isinstance(answer, wire.Identity) and answer.clock_ns:
             ahead_s = (answer.clock_ns - sent) / 1e9 - took_s / 2
@@ -83,10 +87,6 @@ def _answers(link: Link, servers: list[str]) -> tuple[dict[str, Answered], dict[
         elif isinstance(answer, Outdated):
             misfits[address] = answer.text
     return found, misfits
-
-
-async def _ask(address: str) -> list[Any]:
-    return await call_all([Ask(Peer(address), wire.Identify(), ANSWER_S)])
 
 
 def _fuse() -> str:

@@ -18,12 +18,12 @@ from typing import Any
 
 from zdfs import __version__, checksum, limits, wire
 from zdfs.calls import Ask, Peer, call_all
-from zdfs.errors import Interrupted, Outdated
+from zdfs.errors import Interrupted
 from zdfs.health import Answered
 from zdfs.ids import Ino
 from zdfs.link import Link
 from zdfs.reasons import Seen
-from zdfs.tools import why
+from zdfs.tools import checkup, why
 from zdfs.tools.web import history
 from zdfs.tools.web.history import History
 from zdfs.tools.web.snapshot import Heard, snapshot
@@ -189,7 +189,8 @@ class Poller:
         self._count(up)
         if time.monotonic() - self._identified_at >= IDENTIFY_S:
             self._identified_at = time.monotonic()
-            self._identify([self.meta, *up])
+            asked = checkup.identities(self.link, [self.meta, *up], ANSWER_S)
+            self.identities, self.misfits = asked
             self.mounts = tuple(why.see({self.meta}, self._asked))
 
     def _count(self, up: list[str]) -> None:
@@ -202,19 +203,3 @@ class Poller:
             found = told.get(address)
             counts = history.counted(found.samples) if isinstance(found, wire.Measures) else None
             self.board.counted(address, at, counts)
-
-    def _identify(self, peers: list[str]) -> None:
-        """Who they are, by how much their clocks are ahead of ours, and who is of another age."""
-        found: dict[str, Answered] = {}
-        misfits: dict[str, str] = {}
-        for address in peers:
-            sent, began = time.time_ns(), time.monotonic()
-            ask = Ask(Peer(address), wire.Identify(), ANSWER_S)
-            (answer,) = self.link.run(call_all([ask]))
-            took_s = time.monotonic() - began
-            if isinstance(answer, wire.Identity) and answer.clock_ns:
-                ahead_s = (answer.clock_ns - sent) / 1e9 - took_s / 2
-                found[address] = Answered(answer, ahead_s, took_s / 2)
-            elif isinstance(answer, Outdated):
-                misfits[address] = answer.text
-        self.identities, self.misfits = found, misfits
