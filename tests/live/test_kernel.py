@@ -471,8 +471,10 @@ def test_start_detached(tmp_path: Path) -> None:
         assert again.returncode == 1 and "already a mount of zdfs:memory:0" in again.stderr
     finally:
         umount(top)
-    until(lambda: (tmp_path / "saved").exists())
-    assert (tmp_path / "saved").read_text() == "b'file'\n"
+    saved = (
+        tmp_path / "saved"
+    )  # by a process that nobody waits for: it is made before it is written
+    until(lambda: saved.exists() and saved.read_text() == "b'file'\n", what="the root was saved")
 
 
 def test_start_fails_with_a_reason(tmp_path: Path) -> None:
