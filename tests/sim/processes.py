@@ -374,8 +374,9 @@ class Dater(Process):
         found = await call(volume.set_ino(ino, mode=mode))
         before = found.ctime_ns
         wanted = stat.S_IFREG | mode, *times
-        assert (found.mode, found.atime_ns, found.mtime_ns) == wanted, found
+        kept = (found.mode, found.atime_ns, found.mtime_ns) == wanted
         await self.finish(mount, handle)
+        assert kept, found  # else it was lost, with the session, and the close should have said so
         found = await call(volume.lookup(path))
         assert (found.mode, found.atime_ns, found.mtime_ns) == wanted, found
         assert found.ctime_ns >= before or self.nemesis.faults.clocks, (found, before)
