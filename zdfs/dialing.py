@@ -34,6 +34,7 @@ log = logging.getLogger("zdfs.keys")
 DOUBT_S = 0.3  # an answer that is not here after so long may never come
 LOOK_S = 1.0  # a change of our key directory counts after so long at most
 PROBE_S = 1.0  # for one handshake
+BRIEF_S = 0.5  # for one without keys, which a server of ours ends at once
 AGAIN_S = 1.0  # a bad verdict is renewed so often
 GOOD_S = 3.0  # a good one
 PLAIN_S = 60.0  # a good one where there are no keys: only that could be wrong, and it was not
@@ -218,6 +219,15 @@ class Dialer:
         self.doubt(peer)
         return None
 
+    def last_word(self, peer: Peer, since: float) -> Failure | None:
+        """The same when the time for an answer is up.  The first verdict on a server is worth a
+        moment more: a busy one may only seem to be silent, and wants keys."""
+        probe = self._probes.get(peer)
+        if probe is not None and peer not in self._verdicts:
+            probe.join(PROBE_S)
+        at, _, told = self._verdicts.get(peer, NO_VERDICT)
+        return told if at >= since else None
+
     def doubt(self, peer: Peer) -> None:
         """Begin to find out, unless that was done just now."""
         at, found, _ = self._verdicts.get(peer, NO_VERDICT)
@@ -265,10 +275,11 @@ class Dialer:
         """Try each key that it may have, the likely one first."""
         first = self._pin(peer)
         if self._keys is None:  # whether keys are wanted is the only question
-            if mechanism(_greeting(peer)) == "CURVE":  # a handshake would be slow to say so
-                return Found.KEYED, first
-            found = self._shake(peer, first)
-            return Found.OURS if found is Found.OURS else Found.ABSENT, first
+            # First a whole handshake: a server counts those that are broken off as strangers.
+            if self._shake(peer, first, BRIEF_S) is Found.OURS:
+                return Found.OURS, first
+            keyed = mechanism(_greeting(peer)) == "CURVE"  # which that is slow to say, if at all
+            return Found.KEYED if keyed else Found.ABSENT, first
         found = self._shake(peer, first)
         if found in (Found.OURS, Found.REFUSED):
             return found, first
@@ -284,13 +295,13 @@ class Dialer:
                 break
         return found, pin
 
-    def _shake(self, peer: Peer, pin: str) -> Found:
+    def _shake(self, peer: Peer, pin: str, patience_s: float = PROBE_S) -> Found:
         """One handshake."""
         dealer = self._dressed(pin)
         monitor = dealer.get_monitor_socket(int(EVENTS))
         try:
             dealer.connect(addresses.tcp(peer))
-            if not monitor.poll(int(PROBE_S * 1000)):
+            if not monitor.poll(int(patience_s * 1000)):
                 return Found.ABSENT
             return judged(zmq.utils.monitor.recv_monitor_message(monitor)["event"])
         finally:
@@ -303,12 +314,13 @@ def _greeting(peer: Peer) -> bytes:
     """The first bytes that a server says; few or none: it is down, or busy, or no server of ours.
     It speaks before it knows whether we have keys."""
     host, _, port = peer.rpartition(":")
-    said = b""
+    said, end = b"", time.monotonic() + PROBE_S
     try:
         with socket.create_connection((host, int(port)), PROBE_S) as raw:
             raw.sendall(GREETING)
             while len(said) < GREETED and (more := raw.recv(GREETED - len(said))):
                 said += more
+                raw.settimeout(max(0.001, end - time.monotonic()))  # not for each byte anew
     except OSError:
         return b""
     return said

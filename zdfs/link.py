@@ -344,7 +344,8 @@ class Link:
             now = time.monotonic()
             for socket, call in list(waiting.items()):
                 if call.deadline <= now:
-                    call.answer = Unreachable(f"{call.ask.peer} did not answer in time")
+                    keys = self.dialer.last_word(call.ask.peer, call.sent)
+                    call.answer = keys or Unreachable(f"{call.ask.peer} did not answer in time")
                     poller.unregister(socket)
                     del waiting[socket]
             if waiting and not ready:
