@@ -103,8 +103,8 @@ def start_detached(
     """
     if log is not None:
         _touch(log)
-    with _stoppable():
-        why = _started(argv, directory, log, patience_s, grouped)
+    with _stoppable() as stop:
+        why = _started(argv, directory, log, patience_s, grouped, stop)
     if why:
         print(f"zdfs-mount: {why}", file=sys.stderr)
         return 1
@@ -112,8 +112,9 @@ def start_detached(
 
 
 def _started(
-    argv: Sequence[str], directory: Path, log: Path | None, patience_s: float | None, grouped: bool
-) -> str:
+    argv: Sequence[str], directory: Path, log: Path | None, patience_s: float | None,
+    grouped: bool, stop: "_Stop",
+) -> str:  # fmt: skip
     """Empty when it mounted, else why not."""
     hears, says = os.pipe()
     child = subprocess.Popen(
@@ -124,6 +125,7 @@ def _started(
     )
     os.close(says)
     try:
+        stop.now()
         why = _hear(hears, child, patience_s)
         if not why and not answers(directory):
             child.terminate()
@@ -136,21 +138,38 @@ def _started(
     return why
 
 
+class _Stop:
+    """A signal's handler that raises KeyboardInterrupt, at once or when `now` is called.  One that
+    comes while a child is born must wait until there is somebody to pass it on to."""
+
+    def __init__(self) -> None:
+        self._came, self._at_once = False, False
+
+    def __call__(self, number: int, frame: object) -> None:
+        self._came = True
+        if self._at_once:
+            raise KeyboardInterrupt
+
+    def now(self) -> None:
+        """From now on at once."""
+        self._at_once = True
+        if self._came:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable() -> Iterator[_Stop]:
     """What else ends us counts as ^C, or the child would go on, and mount some day."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    ours = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
-    for number in ours:
+    stop, theirs = _Stop(), (signal.SIG_DFL, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: was for n in numbers if (was := signal.getsignal(n)) in theirs}
+    for number in before:
         signal.signal(number, stop)
     try:
-        yield
+        yield stop
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+        for number, was in before.items():
+            signal.signal(number, was)
 
 
 def _touch(log: Path) -> None:

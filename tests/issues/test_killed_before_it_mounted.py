@@ -1,6 +1,7 @@
 """`timeout 60 zdfs-mount ...`, `kill`, or a terminal that was closed, ended the command that waited
 for its cluster, but not the process that it had sent to the background: that tried on for ever, and
-mounted some day what nobody wanted any more.  Only ^C ended both."""
+mounted some day what nobody wanted any more.  Only ^C ended both, and nothing did if it came in the
+moment in which the background process began."""
 
 import os
 import signal
@@ -13,9 +14,15 @@ import pytest
 from tests.conftest import until
 
 PARENT = """
-import sys
+import os, subprocess, sys
 from pathlib import Path
 from zdfs import starting
+class Born(subprocess.Popen):
+    def __init__(self, *words, **more):
+        super().__init__(*words, **more)
+        if len(sys.argv) > 2:
+            os.kill(os.getpid(), int(sys.argv[2]))
+subprocess.Popen = Born
 tries = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
 sys.exit(starting.start_detached([sys.executable, "-c", tries], Path(sys.argv[1])))
 """
@@ -29,18 +36,22 @@ def _gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("newborn", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_no_child_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_no_child_goes_on(tmp_path: Path, number: signal.Signals, newborn: bool) -> None:
+    """`newborn`: the signal comes before there is anything to do for the child."""
+    words = [sys.executable, "-c", PARENT, str(tmp_path), *([str(int(number))] * newborn)]
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    ) as parent:  # fmt: skip
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None and parent.stderr is not None
-        child = int(parent.stdout.readline())
+        said = parent.stdout.readline()  # nothing, if a newborn was ended before it spoke
+        child = int(said or 0)
         try:
-            parent.send_signal(number)
-            until(lambda: _gone(child))
+            if not newborn:
+                parent.send_signal(number)
+            until(lambda: not child or _gone(child))
             assert "stopped" in parent.stderr.readline() and parent.wait() == 1
         finally:
-            if not _gone(child):
+            if child and not _gone(child):
                 os.kill(child, signal.SIGKILL)

@@ -21,7 +21,7 @@ import pytest
 
 from tests import conftest
 from tests.conftest import until
-from zdfs import addresses, fsck
+from zdfs import addresses, fsck, wire
 from zdfs.calls import Trap
 from zdfs.errors import Failure, StartError
 from zdfs.findings import GARBAGE, Report, text
@@ -172,6 +172,17 @@ class Cluster:
         except (Failure, StartError):
             return {}
 
+    def told(self) -> dict[str, Any]:
+        """The same from a metaserver that may be busy."""
+        return until(self.status, READY_S, "a status")
+
+    def answers(self, server: str) -> bool:
+        """Whether a dataserver says who it is."""
+        try:
+            return self._ask(admin.find_data(server)).role is wire.Role.DATA
+        except StartError:
+            return False
+
     def _ask(self, coroutine: Coroutine[Trap, Any, T]) -> T:
         """Drive a coroutine from here: starting a command takes half a second."""
         link = Link(keys=self.admin_keys)
@@ -227,7 +238,7 @@ class Cluster:
         now = time.monotonic()
 
         def heard() -> bool:
-            seen = self.status()["servers"][index]["last_seen_s"]
+            seen = self.told()["servers"][index]["last_seen_s"]
             return seen is not None and time.monotonic() - seen > now + 0.1
 
         until(heard, READY_S, f"a report of data-{index}")

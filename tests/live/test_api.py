@@ -464,7 +464,7 @@ def test_the_end(cluster: Cluster, top: str) -> None:
     one = zdfs.connect(str(cluster.meta_port))
     file = one.open(f"{top}/f", "wb")
     file.write(b"not flushed")
-    assert "python:" in str(cluster.status()["mounts"])
+    assert "python:" in str(cluster.told()["mounts"])
     one.close()
     one.close()
     file.close()

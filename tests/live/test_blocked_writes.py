@@ -39,7 +39,7 @@ def mount(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def blocked(cluster: Cluster) -> int:
     """How many writers `zdfs status` says are waiting."""
-    return sum(one["writers"] for one in cluster.status()["writes_blocked"])
+    return sum(one["writers"] for one in cluster.told()["writes_blocked"])
 
 
 def soon(*words: object) -> bytes:
@@ -76,7 +76,7 @@ def test_everything_else_goes_on_beside_a_hundred_blocked_writers(
     writers = [copy(source, mount / source.name) for source in sources]
     inside = copy(sources[0], mount / "same")
     until(lambda: blocked(cluster) >= WRITERS + 1, 60, "all writers are blocked")
-    (shown,) = cluster.status()["writes_blocked"]
+    (shown,) = cluster.told()["writes_blocked"]
     assert shown["slot"] == 1 and str(cluster.ports[1]) in shown["address"]
 
     assert soon("cat", mount / "other") == big
@@ -109,7 +109,7 @@ def test_everything_else_goes_on_beside_a_hundred_blocked_writers(
     assert inside.wait(timeout=60) == 0
     start = sources[0].read_bytes()
     assert soon("cat", mount / "same") == start + big[len(start) :]
-    until(lambda: not cluster.status()["writes_blocked"], 20, "nothing is blocked any more")
+    until(lambda: not cluster.told()["writes_blocked"], 20, "nothing is blocked any more")
     log = cluster.log(mount.name)  # a hundred at once may keep it busy: then that is said again
     assert log.count("writes go on") == log.count("writes wait for dataserver") >= 1
     cold = cluster.mount("after")
@@ -164,9 +164,9 @@ def test_nothing_is_lost_or_doubled(cluster: Cluster, mount: Path, dice: random.
     for _ in range(2):
         victim = dice.randrange(4)
         cluster.kill(f"data-{victim}")
-        until(lambda: cluster.status()["writes_blocked"], 30, "writes are blocked")
+        until(lambda: cluster.told()["writes_blocked"], 30, "writes are blocked")
         cluster.start_data(victim)
-        until(lambda: not cluster.status()["writes_blocked"], 30, "writes go on")
+        until(lambda: not cluster.told()["writes_blocked"], 30, "writes go on")
     for process in appenders:
         assert process.communicate(timeout=90)[0].endswith("done\n") and process.returncode == 0
     cold = cluster.mount("cold")

@@ -136,16 +136,18 @@ def test_mapped(a: Hand, b: Hand) -> None:
 
 def test_names_and_attributes_soon(a: Hand, b: Hand) -> None:
     a("os.mkdir('soon')")
-    until(lambda: "soon" in b("os.listdir('.')"), 5, "the directory is listed")
+    until(lambda: "soon" in b("os.listdir('.')"), 15, "the directory is listed")
     a("os.close(os.open('soon/x', os.O_CREAT, 0o644))")
-    until(lambda: b("os.listdir('soon')") == ["x"], 5, "the name is listed")
+    until(lambda: b("os.listdir('soon')") == ["x"], 15, "the name is listed")
     for mode in (0o600, 0o640, 0o755):
         a(f"os.chmod('soon/x', {mode})")
-        until(lambda: b("os.stat('soon/x').st_mode & 0o777") == mode, 5, "the mode is seen")
+        until(lambda: b("os.stat('soon/x').st_mode & 0o777") == mode, 15, "the mode is seen")
     a("os.rename('soon/x', 'soon/y')")
-    until(lambda: b("os.path.exists('soon/y') and not os.path.exists('soon/x')"), 5, "the new name")
+    until(
+        lambda: b("os.path.exists('soon/y') and not os.path.exists('soon/x')"), 15, "the new name"
+    )
     a("os.unlink('soon/y')")
-    until(lambda: not b("os.path.exists('soon/y')"), 5, "it is gone")
+    until(lambda: not b("os.path.exists('soon/y')"), 15, "it is gone")
 
 
 def test_names_and_attributes_at_once_without_timeouts(cluster: Cluster, a: Hand) -> None:
@@ -177,7 +179,7 @@ def test_unlinked_elsewhere_goes_on_being_read_and_written(a: Hand, b: Hand) -> 
     b("os.pwrite(fd, b'more', 4)")
     b("os.fsync(fd)")
     assert b("os.pread(fd, 10, 0)") == b"keptmore"
-    until(lambda: b("os.fstat(fd).st_nlink") == 0, 5, "B's descriptor shows no name")
+    until(lambda: b("os.fstat(fd).st_nlink") == 0, 15, "B's descriptor shows no name")
 
 
 def test_two_writers_of_one_block(cluster: Cluster, a: Hand, b: Hand) -> None:
@@ -390,7 +392,7 @@ def test_watchers_wake(cluster: Cluster, a: Hand) -> None:
     a("os.mkdir('watched')")
     a("open('watched/f', 'w').write('one') and None")
     there = cluster.folder / "c" / "watched"
-    until(lambda: (there / "f").exists(), 5, "the file is there")
+    until(lambda: (there / "f").exists(), 15, "the file is there")
     watch = Watch()
     try:
         file, folder = watch.add(there / "f"), watch.add(there)

@@ -106,11 +106,11 @@ def test_two_of_three_replicas_heal_by_reading(
         until(lambda: _state(cluster, name, 0) == "ok", 20, f"{name} heals")
     if how != "lose":
         until(lambda: _repaired(cluster) >= 3, 10, "the repairs are reported")
-        assert "repaired" in [event["kind"] for event in cluster.status()["events"]]
+        assert "repaired" in [event["kind"] for event in cluster.told()["events"]]
 
 
 def _repaired(cluster: Cluster) -> int:
-    return sum(one["repaired"] for one in cluster.status()["servers"])
+    return sum(one["repaired"] for one in cluster.told()["servers"])
 
 
 def _state(cluster: Cluster, name: str, replica: int) -> str:

@@ -63,7 +63,7 @@ def test_one_of_four_is_dead_and_nobody_waits(cluster: Cluster, dice: random.Ran
     store(mount / "d" / "fresh", new)
     assert owed(cluster) == [0, 12, 0, 0]  # of each file, six of eight blocks have a replica there
     assert cluster.log("mnt").count("writes go on without dataserver") == 1
-    assert not cluster.status()["writes_blocked"]
+    assert not cluster.told()["writes_blocked"]
     shown = zdfs(cluster, "debts")["servers"][1]
     assert {one["path"]: one["replicas"] for one in shown["files"]} == {"/d/over": 6, "/d/fresh": 6}
     assert shown["bytes"] == 12 * BLOCK and shown["since_ns"]
@@ -71,7 +71,7 @@ def test_one_of_four_is_dead_and_nobody_waits(cluster: Cluster, dice: random.Ran
     states = {one["state"] for block in report["blocks"] for one in block["replicas"]}
     assert states == {"ok", "owed"}
     waiter = subprocess.Popen(["cp", mount / "d" / "fresh", mount / "outside"])
-    until(lambda: cluster.status()["writes_blocked"], SOON_S, "outside of it, writes wait")
+    until(lambda: cluster.told()["writes_blocked"], SOON_S, "outside of it, writes wait")
 
     wanted = {"kept": old, "over": newer, "fresh": new}
     for slot in (0, 2, 3):  # of whatever is owed, two servers have it: one of them may die

@@ -68,7 +68,7 @@ def test_a_drill(cluster: Cluster, dice: random.Random) -> None:
     assert "rebuilding" in cluster.log("data-1")
     assert os.listdir(mount) == ["bystander"] and files.get(mount / "bystander") == data
     assert cluster.where("/bystander") == before
-    assert "damage" not in [e["kind"] for e in cluster.status()["events"] if "/bystander" in str(e)]
+    assert "damage" not in [e["kind"] for e in cluster.told()["events"] if "/bystander" in str(e)]
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_damage_of_every_store(cluster: Cluster, dice: random.Random) -> None:
     before = shown["repaired"]["counts"]
     assert before.keys() | {"damaged"} == by_kind.keys()  # a server may have repaired that itself
     assert shown["repaired"]["mended"] == sum(before.values()) and shown["counts"] == {}
-    kinds = [event["kind"] for event in cluster.status()["events"]]
+    kinds = [event["kind"] for event in cluster.told()["events"]]
     assert kinds.count("mended") == 3
     again = cluster.mount("again")
     assert sorted(os.listdir(again / "d")) == ["flipped", "linked"]

@@ -30,11 +30,15 @@ def _look(cluster: Cluster) -> None:
     assert state(found, "clocks")[0] == state(found, "releases")[0] == "ok", found
     assert state(found, "dataservers") == ("ok", "all 4 are up")
     bad = [one for one in found["checks"] if one["state"] != "ok"]
-    assert {one["name"] for one in bad} <= {"space", "open files"}, bad  # this machine's own
+    assert {one["name"] for one in bad} <= {
+        "space",
+        "open files",
+        "pace",
+    }, bad  # this machine's own
     assert code == {"ok": 0, "warning": 1, "critical": 2}[found["state"]]
 
     cluster.kill("data-2")
-    until(lambda: "down" in cluster.states(), what="the server is down")
+    until(lambda: "down" in cluster.states(), 30, "the server is down")
     code, found = health(cluster, "--over", "0")
     assert code == 2 and state(found, "dataservers")[0] == "critical"
     assert str(cluster.ports[2]) in state(found, "dataservers")[1]

@@ -250,9 +250,9 @@ def test_what_was_refused_is_counted_and_logged_at_a_rate(cluster: Cluster) -> N
     for target in targets(cluster):
         strangers.foreign(target, random.Random(1), lambda: None)
     until(lambda: cluster.status().get("refused", 0) > 0, 10)
-    until(lambda: cluster.status()["servers"][0]["refused"] > 0, 10)
-    assert cluster.status()["servers"][1]["refused"] == 0
+    until(lambda: cluster.told()["servers"][0]["refused"] > 0, 10)
+    assert cluster.told()["servers"][1]["refused"] == 0
     for name in ATTACKED:
         lines = [line for line in cluster.log(name).splitlines() if "refused" in line]
         assert 1 <= len(lines) < 60, lines
-    until(lambda: len(cluster.status()["mounts"]) == 1, 30, "unkept sessions are gone")
+    until(lambda: len(cluster.told()["mounts"]) == 1, 30, "unkept sessions are gone")

@@ -50,7 +50,7 @@ def name_at(start: int) -> str:
 
 def copies(cluster: Cluster) -> set[int]:
     """Who holds copies of the metadata."""
-    return {one["slot"] for one in cluster.status()["meta_copies"]["members"]}
+    return {one["slot"] for one in cluster.told()["meta_copies"]["members"]}
 
 
 def test_what_it_says_comes_true(cluster: Cluster, dice: random.Random) -> None:
@@ -83,7 +83,7 @@ def test_what_it_says_comes_true(cluster: Cluster, dice: random.Random) -> None:
     rest = foreseen(cluster, "3")  # two are down as it is: reads would go, not the data
     assert [one["slot"] for one in rest["already_down"]] == [1, 2]
     assert rest["reads"]["blocks"] == sum(hit.values()) and rest["data"]["blocks"] == 0
-    until(lambda: copies(cluster) == {0, 3, 4}, what="the dead give way as holders of copies")
+    until(lambda: copies(cluster) == {0, 3, 4}, 40, "the dead give way as holders of copies")
     cluster.kill("data-3")
     cluster.wait_serving(down=[1, 2, 3])
     fresh = cluster.mount("fresh")

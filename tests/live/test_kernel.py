@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -400,8 +401,8 @@ def test_signals_end_blocked_programs(mounted: Mounted, number: signal.Signals, 
         with pytest.raises(subprocess.TimeoutExpired):
             program.wait(0.2)
         program.send_signal(number)
-        assert program.wait(2) in (-number, 1)
-        until(lambda: mounted.traced(f"release b'{name}'"), 3)
+        assert program.wait(20) in (-number, 1)
+        until(lambda: mounted.traced(f"release b'{name}'"), 20)
     finally:
         program.kill()
         program.wait(5)
@@ -411,10 +412,12 @@ def test_signals_end_blocked_programs(mounted: Mounted, number: signal.Signals, 
 def test_closing_by_a_killed_program_returns_at_once(mounted: Mounted) -> None:
     code = WRITE.replace("os.close(descriptor)", "import signal; signal.pause()")
     program = python(code, mounted.directory / "wait-close")
-    until(lambda: mounted.traced("write b'wait-close'"))
-    program.kill()
-    assert program.wait(2) == -signal.SIGKILL
-    until(lambda: mounted.traced("release b'wait-close'"), 3)
+    try:
+        until(lambda: mounted.traced("write b'wait-close'"))
+    finally:
+        program.kill()
+    assert program.wait(20) == -signal.SIGKILL
+    until(lambda: mounted.traced("release b'wait-close'"), 20)
     assert program.stdout is not None
     program.stdout.close()
 
@@ -520,13 +523,18 @@ def test_sigterm_ends_a_busy_mount(tmp_path: Path) -> None:
     one = Mounted(tmp_path)
     failed: list[int | None] = []
 
-    def write() -> None:
+    def write(descriptor: int) -> None:
         try:
-            (one.directory / "wait").write_bytes(b"x")
+            os.write(descriptor, b"x")
         except OSError as error:
             failed.append(error.errno)
+        finally:
+            with suppress(OSError):
+                os.close(descriptor)
 
-    writers = [threading.Thread(target=write) for _ in range(20)]
+    # Opened before: whoever opens after the end writes into the directory below.
+    opened = [os.open(one.directory / "wait", os.O_CREAT | os.O_WRONLY) for _ in range(20)]
+    writers = [threading.Thread(target=write, args=(descriptor,)) for descriptor in opened]
     for writer in writers:
         writer.start()
     until(lambda: len(one.traced("write b'wait'")) >= 1)

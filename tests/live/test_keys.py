@@ -127,7 +127,7 @@ def test_strangers_stay_out_and_hear_why(cluster: Keyed, tmp_path: Path) -> None
     assert "others may read or write" in cluster.ask("status", "--keys", other)
     assert "is not there" in cluster.ask("status", "--keys", tmp_path / "nowhere")
 
-    assert cluster.status()["refused"] > 0
+    assert cluster.told()["refused"] > 0
     assert "refused" in cluster.log("meta") and "zdfs.broker" in cluster.log("meta")
 
 

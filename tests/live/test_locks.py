@@ -91,6 +91,12 @@ def waits(program: "subprocess.Popen[str]", text: str) -> None:
     assert not select.select([program.stdout], [], [], 0.3)[0]
 
 
+def known(site: Site, program: "subprocess.Popen[str]") -> bool:
+    """Whether the metaserver knows that it waits for a lock."""
+    told = [one["what"] for one in site.cluster.why()["reasons"] if one["kind"] == "lock"]
+    return any(one.startswith(f"process {program.pid} ") for one in told)
+
+
 def pairs(site: Site, name: str) -> "list[tuple[subprocess.Popen[str], subprocess.Popen[str]]]":
     """Two programs on one mount, and on two."""
     return [
@@ -172,6 +178,7 @@ def test_a_circle_is_edeadlk_for_its_last_member(site: Site, members: int) -> No
         assert tell(program, f"try w {number} 1") == "ok"
     for number, program in enumerate(ring[:-1]):
         waits(program, f"wait w {number + 1} 1")
+        until(lambda: known(site, program), 30, "the metaserver knows of it")
     until(lambda: tell(ring[-1], "wait w 0 1") == str(EDEADLK), 5, "EDEADLK")
     assert tell(ring[-1], f"try u {members - 1} 1") == "ok"
     for number in reversed(range(members - 1)):

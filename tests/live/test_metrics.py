@@ -104,9 +104,9 @@ def _exported(cluster: Cluster, where: Path, ports: list[int]) -> None:
         live = {one.name for one in CATALOGUE if one.live and one.labels}  # perhaps none happened
         assert {name for name, told in found.items() if not told} <= live | RARE, role
         told = {re.sub("_(bucket|sum|count)$", "", name) for name, _ in seen.values}
-        assert {name for name in told if name.startswith("zdfs_")} == {
-            name for name, has in found.items() if has
-        }, role
+        told = {name for name in told if name.startswith("zdfs_")}
+        has = {name for name, has in found.items() if has}
+        assert told ^ has <= live | RARE, role  # which may have happened between the two looks
     histograms = {one.name for one in CATALOGUE if one.kind is Kind.HISTOGRAM}
     assert histograms <= {name for port in ports for name, has in scraped(port).items() if has}
     assert looks[0].value("zdfs_server_up") == 3
@@ -114,7 +114,7 @@ def _exported(cluster: Cluster, where: Path, ports: list[int]) -> None:
 
 
 def _profiled(cluster: Cluster, where: Path) -> None:
-    done = cluster.command("zdfs", "profile", where / "d1", "--over", "1.5", "--json")
+    done = cluster.command("zdfs", "profile", where / "d1", "--over", "4", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     names = {one["operation"]: one for one in found["operations"]}
@@ -131,7 +131,7 @@ def _profiled(cluster: Cluster, where: Path) -> None:
 
 
 def _shown(cluster: Cluster, where: Path) -> None:
-    words = ("zdfs", "top", "--meta", cluster.meta_port, "--every", "0.5")
+    words = ("zdfs", "top", "--meta", cluster.meta_port, "--every", "2")
     found = json.loads(cluster.command(*words, "--json").stdout)
     assert found["metaserver"]["answers"] and found["metaserver"]["requests_per_s"] > 0
     assert [one["state"] for one in found["servers"]] == ["serving"] * 3

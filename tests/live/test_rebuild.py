@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import until
 from tests.live import files
 from tests.live.cluster import Cluster, started
 
@@ -66,6 +67,14 @@ def lose_copies(cluster: Cluster) -> None:
     for store in cluster.stores.values():
         shutil.rmtree(store / "copy")
     cluster.start_data(*range(4))
+    heard(cluster, *range(4))
+
+
+def heard(cluster: Cluster, *slots: int) -> None:
+    """Wait until servers that were started answer."""
+    for slot in slots:
+        address = f"127.0.0.1:{cluster.ports[slot]}"
+        until(lambda: cluster.answers(address), 30, f"{address} answers")
 
 
 def test_a_lost_metaserver_disk(cluster: Cluster, dice: random.Random) -> None:
@@ -81,9 +90,11 @@ def test_a_lost_metaserver_disk(cluster: Cluster, dice: random.Random) -> None:
 
     cluster.kill("meta", *(f"data-{index}" for index in range(4)))  # all at once
     cluster.start_data(0, 1, 3)
+    heard(cluster, 0, 1, 3)
     silent = rebuild(cluster)
     assert silent.returncode == 1 and f"{cluster.ports[2]} is silent" in silent.stderr, silent
     cluster.start_data(2)
+    heard(cluster, 2)
     if cluster.meta_more == ["--meta-copies=2"]:
         lose_copies(cluster)
     done = rebuild(cluster, "--json")
@@ -109,5 +120,5 @@ def test_a_lost_metaserver_disk(cluster: Cluster, dice: random.Random) -> None:
         assert files.get(found[str(ino)]) == data, ino
     os.rename(found[str(max(truth))], mount / "named")
     files.put(mount / "new", b"and on it goes")
-    assert any(event["kind"] == "rebuilt" for event in cluster.status()["events"])
+    assert any(event["kind"] == "rebuilt" for event in cluster.told()["events"])
     # At the end fsck finds nothing.

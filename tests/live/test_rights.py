@@ -95,7 +95,7 @@ def test_a_subtree_is_all_there_is(house: House) -> None:
     subprocess.run(["sync", mount / "mine"], check=True, timeout=60)
     assert (house.whole / "in" / "mine").read_bytes() == b"m" * SIZE
     (mount / "mine").rename(mount / "deep" / "mine")
-    until(lambda: (house.whole / "in" / "deep" / "mine").exists(), 5)
+    until(lambda: (house.whole / "in" / "deep" / "mine").exists(), 15)
     with open(mount / "deep" / "mine", "r+b") as file:  # goes on after it was unlinked
         os.unlink(mount / "deep" / "mine")
         file.write(b"n" * SIZE)
@@ -104,7 +104,7 @@ def test_a_subtree_is_all_there_is(house: House) -> None:
         file.seek(0)
         assert file.read() == b"n" * SIZE
     (house.whole / "in" / "later").write_text("later")
-    until(lambda: "later" in os.listdir(mount), 5, "it hears of what others do in its root")
+    until(lambda: "later" in os.listdir(mount), 15, "it hears of what others do in its root")
     house.unmount(mount)
 
 

@@ -83,7 +83,7 @@ def test_what_is_down_or_lost_is_said(cluster: Cluster, dice: random.Random) -> 
     assert status == 2 and sum(one["not_healed"] for one in facts["servers"]) == 3
     (cluster.folder / "mnt" / "f").unlink()
     cluster.kill("data-3")
-    until(lambda: cluster.states()[3] == "down")
+    until(lambda: cluster.states()[3:] == ["down"], 30)
     status, facts = scrub(cluster, "--now")
     assert status == 2 and facts["servers"][3]["why"] == "it is down"
     assert facts["servers"][0]["finished"]

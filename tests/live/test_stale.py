@@ -176,7 +176,7 @@ def test_an_older_copy_of_its_store(cluster: Cluster, dice: random.Random, runni
     copy.rename(store)
     cluster.start_data(LATE)
     until(lambda: cluster.states()[LATE : LATE + 1] == ["recovering"], 30)
-    assert "old" in [event["kind"] for event in cluster.status()["events"]]
+    assert "old" in [event["kind"] for event in cluster.told()["events"]]
     assert never_old(cluster, truth, "while") < len(truth)
     cluster.start_data(0, 2)
     cluster.wait_serving()
@@ -186,7 +186,7 @@ def test_an_older_copy_of_its_store(cluster: Cluster, dice: random.Random, runni
 
 def blocks(cluster: Cluster) -> int:
     """Block versions on all servers."""
-    return sum(server["blocks"] for server in cluster.status()["servers"])
+    return sum(server["blocks"] for server in cluster.told()["servers"])
 
 
 def needed(cluster: Cluster, paths: list[str]) -> int:
@@ -207,7 +207,7 @@ def test_space_comes_back(cluster: Cluster, dice: random.Random) -> None:
     for path in truth:
         files.do("rm", mount / path)
     until(lambda: blocks(cluster) == 0, 30, "no replicas")
-    assert sum(server["used_bytes"] for server in cluster.status()["servers"]) == 0
+    assert sum(server["used_bytes"] for server in cluster.told()["servers"]) == 0
 
 
 def test_garbage_of_a_dead_writer_is_swept(cluster: Cluster, dice: random.Random) -> None:

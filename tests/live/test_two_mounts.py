@@ -113,13 +113,13 @@ def test_names_are_seen_soon(cluster: Cluster) -> None:
     """A rename, a removal, a new mode, within a second or so."""
     mnt, other = cluster.folder / "mnt", cluster.folder / "other"
     shell(mnt, "mkdir soon && echo a > soon/a")
-    until(lambda: shell(other, "ls soon 2>&1 || true") == "a\n", 5, "a is seen")
+    until(lambda: shell(other, "ls soon 2>&1 || true") == "a\n", 15, "a is seen")
     shell(mnt, "mv soon/a soon/b")
-    until(lambda: shell(other, "ls soon; cat soon/b 2>&1 || true") == "b\na\n", 5, "b is seen")
+    until(lambda: shell(other, "ls soon; cat soon/b 2>&1 || true") == "b\na\n", 15, "b is seen")
     shell(mnt, "chmod 600 soon/b")
-    until(lambda: "rw-------" in shell(other, "ls -l soon/b"), 5, "the mode is seen")
+    until(lambda: "rw-------" in shell(other, "ls -l soon/b"), 15, "the mode is seen")
     shell(mnt, "rm -r soon")
-    until(lambda: "No such" in shell(other, "cat soon/b 2>&1 || true"), 5, "it is gone")
+    until(lambda: "No such" in shell(other, "cat soon/b 2>&1 || true"), 15, "it is gone")
 
 
 def test_an_open_file_unlinked_elsewhere(cluster: Cluster) -> None:
@@ -164,7 +164,7 @@ def test_fstat_of_a_file_unlinked_elsewhere(cluster: Cluster) -> None:
         assert out.readline() == b"1\n"
         shell(mnt, "rm looked-at")
         until(lambda: names() == b"0\n", 10, "fstat counts no names")
-        until(lambda: "No such" in shell(other, "cat looked-at 2>&1 || true"), 5, "it is gone")
+        until(lambda: "No such" in shell(other, "cat looked-at 2>&1 || true"), 15, "it is gone")
     finally:
         holder.communicate(timeout=30)
     assert holder.returncode == 0

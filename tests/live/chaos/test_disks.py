@@ -84,7 +84,7 @@ def revive(story: Story, node: str, points: tuple[str, ...], before: int) -> Non
                 control(cluster, node, f"disable name={point}")
             story.did.add("the node goes on")
             return
-        except AssertionError:  # it ended meanwhile
+        except (AssertionError, subprocess.TimeoutExpired):  # it ended meanwhile, or is about to
             until(lambda: ended(cluster, node), 10, f"{node} has ended")
     process = cluster.nodes.pop(node)
     lines = cluster.log(node)[before:].strip().splitlines()

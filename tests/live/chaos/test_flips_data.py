@@ -92,4 +92,4 @@ def test_bits_under_a_running_server(stage: Stage, dice: random.Random) -> None:
             flip_in_log(cluster, dice.choice(["block-header", "block-body"]), dice)
         story.watch(5)
         story.over()
-        until(lambda: cluster.status()["servers"][WHO]["damaged"] > 0, 60, "damage is found")
+        until(lambda: cluster.told()["servers"][WHO]["damaged"] > 0, 60, "damage is found")

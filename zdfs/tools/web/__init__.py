@@ -7,8 +7,8 @@
     site       HTTP, over starlette; serving: uvicorn, and the life of all this
     static     the page: HTML, CSS, modules of JavaScript, as they are
 
-It changes nothing, but for `--allow-actions`.  This module is imported by every `zdfs`; the others,
-which need the packages of `zdfs[web]`, only by the command.
+It changes nothing, but for `--allow-actions`.  This module is enough to read the arguments; the
+others, which need the packages of `zdfs[web]`, are imported only by the command.
 """
 
 import argparse
