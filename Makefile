@@ -41,7 +41,7 @@ export PYTHONDONTWRITEBYTECODE :=
 run: .venv/.ready
 	@exec $(VENV) -m zdfs.up $(if $(FAULTS),--faults)
 
-test: LIVES := 300
+test: LIVES := 120
 test: check live
 
 check: lint

@@ -59,7 +59,7 @@ def test_what_it_wants_is_said(
 ) -> None:
     threading.Thread(target=slow, args=(listener, wants), daemon=True).start()
     with closing(Link()) as link, pytest.raises(Unreachable) as raised:
-        link.run(call(Peer("127.0.0.1:%d" % listener.getsockname()[1]), wire.Identify(), 6.0))
+        link.run(call(Peer("127.0.0.1:%d" % listener.getsockname()[1]), wire.Identify(), 4.0))
     assert type(raised.value) is failure
     assert ("wants keys" in raised.value.text) == (failure is Mistrusted)
 
