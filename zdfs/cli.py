@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from zdfs import __version__, addresses, arguments, journal, limits, progress, starting
 from zdfs.errors import Failure, StartError, StoreError
@@ -52,9 +52,23 @@ log = logging.getLogger("zdfs")
 class Parser(argparse.ArgumentParser):
     """One line about what is wrong; exit status 2."""
 
+    _mixed = False  # `parse_known_intermixed_args` calls us again
+
     def error(self, message: str) -> NoReturn:
         """Say it and how to get help."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options stand anywhere, also between positionals.  argparse (before 3.13) takes what
+        may be left out as left out at the first option, and then does not know the rest."""
+        below = any(one.nargs == argparse.PARSER for one in self._actions)
+        if self._mixed or below or "--" in (args or ()):
+            return super().parse_known_args(args, namespace)
+        self._mixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixed = False
 
 
 def main(name: str, command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
@@ -120,6 +134,11 @@ def node_parser() -> Parser:
         "--meta-copies", type=int, default=limits.META_COPIES, metavar="N",
         help="so many dataservers have each change of names before it is answered; settled when "
         f"the cluster is founded ({limits.META_COPIES})",
+    )  # fmt: skip
+    meta.add_argument(
+        "--format", type=int, metavar="N",
+        help="keep the metadata in this older format, or bring it back to it, so that the release "
+        "before can be started on it",
     )  # fmt: skip
     meta.add_argument("--replicas", type=int, help=f"{limits.REPLICAS}, nothing else yet")
     data = kinds.add_parser("data", help="a dataserver: zdfs-node data INDEX PORT PORT PORT ...")

@@ -270,6 +270,7 @@ def _releases(seen: Seen) -> Iterator[Check]:
     if not older and len(found) == 1:
         if not seen.misfits:
             text = f"all run {seen.release}, protocol {seen.spoken.newest}"
+            text += _held_format(seen, "as long as the metaserver is started with --format")
             yield Check("releases", Grade.OK, text)
         return
     each = ", ".join(
@@ -277,7 +278,7 @@ def _releases(seen: Seen) -> Iterator[Check]:
         for address, one in seen.answers.items()
     )
     text = f"this command is {seen.release}, {seen.spoken.shown()}; {each}"
-    held = _held_format(seen)
+    held = _held_format(seen, "until every dataserver is upgraded")
     yield Check("releases", Grade.WARNING, text + held, _turn(older))
 
 
@@ -311,15 +312,15 @@ def _turn(older: Sequence[tuple[str, list[str]]]) -> str:
     if not older:
         return "bring all servers and mounts to one release"
     (who, some), *later = older
-    turn = f"upgrade {who} {', '.join(some)} next, one at a time"
+    turn = f"upgrade {who} {', '.join(some)} next" + ", one at a time" * (len(some) > 1)
     return turn + "".join(f", then {who} {', '.join(some)}" for who, some in later)
 
 
-def _held_format(seen: Seen) -> str:
+def _held_format(seen: Seen, until: str) -> str:
     meta = seen.answers.get(seen.facts.meta)
     found = meta.identity.format if meta else 0
     if 0 < found < schema.META_FORMAT:
-        return f"; the metadata stays in format {found} until every dataserver is upgraded"
+        return f"; the metadata stays in format {found} {until}"
     return ""
 
 

@@ -19,7 +19,7 @@ from zdfs.errors import Damaged, NoSpace, StartError, Unavailable
 from zdfs.ids import COUNTER_BITS, Incarnation, Ino, Round, Session, Slot, Token, compose
 from zdfs.lineage import Writer, signed
 from zdfs.ports import MetaStore, Reader, Transaction
-from zdfs.schema import Cluster, EventRecord, Ring, Server, Superblock
+from zdfs.schema import Cluster, EventRecord, KeptReply, Ring, Server, Superblock
 from zdfs.tables import Tables, View, decode, scan_past_damage
 
 log = logging.getLogger("zdfs.meta")
@@ -62,6 +62,17 @@ def _refuse_format(payload: bytes) -> None:
         )
 
 
+def revive(kept: KeptReply) -> wire.Reply | None:
+    """A kept reply from its record."""
+    kind = wire.BY_OPERATION.get(kept.operation)
+    if kind is None or not issubclass(kind, wire.Reply):
+        return None
+    try:
+        return records.unpack(kind, kept.body)
+    except records.BadRecord:  # of a protocol before ours: whoever spoke it can't ask again
+        return None
+
+
 class Ledger:
     """Transactions and everything the metaserver's rooms share."""
 
@@ -69,6 +80,7 @@ class Ledger:
         """Opens the store for a new life.  `uuid` names it if it is new; the incarnation is to be
         larger than `least`."""
         self.store = store
+        self.most_format = schema.META_FORMAT  # an older one: stay in it, or go back to it
         self.copied = store if isinstance(store, CopiedStore) else None
         with store.read() as read:
             payload = read.get(schema.SUPERBLOCK)
@@ -139,6 +151,10 @@ class Ledger:
         have a copy can read that; False: the store stays as it is, who made it can still read it.
         """
         old = self._superblock
+        if self.most_format < schema.META_FORMAT:
+            if old.format > self.most_format:
+                self._put_back(at_ns)
+            return True
         if old.format < schema.META_FORMAT and not everywhere:
             return False
         writer = Writer(__version__, wire.spoken().newest, schema.META_FORMAT, at_ns)
@@ -151,6 +167,18 @@ class Ledger:
         if news != old:
             self._put_superblock(news)
         return True
+
+    def _put_back(self, at_ns: int) -> None:
+        """Everything as the older format has it: who made the store can be started on it again."""
+        text = f"the metadata was in format {self.format}, and is in {self.most_format} now"
+        self._put_superblock(replace(self._superblock, format=self.most_format, lineage=()))
+        with self.raw() as txn:
+            for key, payload in list(scan_past_damage(txn, b"k", schema.after(b"k"))):
+                kept = None if isinstance(payload, Damaged) else records.unpack(KeptReply, payload)
+                if kept is not None and (reply := revive(kept)) is not None:
+                    kept = kept._replace(body=self.pack_reply(reply))
+                    txn.put(key, records.pack(kept))
+        self.event(at_ns, "put back", text)
 
     def load(self) -> None:
         """Read what the founding recorded, and the slots."""

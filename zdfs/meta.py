@@ -26,7 +26,7 @@ from zdfs.guard import Guard
 from zdfs.ids import ROOT, Incarnation, Ino, Session, Slot, Token
 from zdfs.inspection import Inspection
 from zdfs.interests import shown
-from zdfs.ledger import Ledger
+from zdfs.ledger import Ledger, revive
 from zdfs.locking import Locking
 from zdfs.measures import Meter, Role
 from zdfs.membership import Membership
@@ -138,7 +138,7 @@ class Meta:
                 mount = self.sessions.mounts.get(session)
                 if mount is not None:
                     kept = records.unpack(KeptReply, payload)
-                    mount.slots[slot] = Kept(kept.sequence, _revive(kept))
+                    mount.slots[slot] = Kept(kept.sequence, revive(kept))
             for key, _ in scan_past_damage(read, b"o", schema.after(b"o")):
                 ino = Ino(schema.number_of_key(key))
                 self.contents.orphans.add(ino, self._stood(View(read), ino))
@@ -462,14 +462,3 @@ def _is_there(view: View, ino: Ino) -> bool:
         return view.find(ino) is not None
     except Damaged:
         return True
-
-
-def _revive(kept: KeptReply) -> wire.Reply | None:
-    """A kept reply from its record."""
-    kind = wire.BY_OPERATION.get(kept.operation)
-    if kind is None or not issubclass(kind, wire.Reply):
-        return None
-    try:
-        return records.unpack(kind, kept.body)
-    except records.BadRecord:  # of a protocol before ours: whoever spoke it can't ask again
-        return None

@@ -17,6 +17,7 @@ from zdfs.ids import Slot
 from zdfs.measures import Commits, Role
 from zdfs.recovery import Rates
 from zdfs.running import log_to, meter_of, more_files
+from zdfs.schema import META_FORMAT, META_FORMAT_MIN
 from zdfs.store import sound_store
 
 UNNAMED = f"a configuration file ({arguments.SYSTEM}; 'zdfs config' shows what holds)"
@@ -68,9 +69,12 @@ def meta(chosen: argparse.Namespace) -> int:
         raise StartError(f"--replicas {chosen.replicas}: this release keeps {limits.REPLICAS}")
     if not 0 <= chosen.meta_copies <= limits.COPIES:
         raise StartError(f"--meta-copies {chosen.meta_copies}: 0 to {limits.COPIES}")
+    newest = META_FORMAT if chosen.format is None else chosen.format
+    if not META_FORMAT_MIN <= newest <= META_FORMAT:
+        raise StartError(f"--format {newest}: {META_FORMAT_MIN} to {META_FORMAT}")
     settings = succession.Settings(
         block_bytes, chosen.block_size is not None, chosen.faults, chosen.session_life,
-        chosen.meta_copies,
+        chosen.meta_copies, newest,
     )  # fmt: skip
     directory = _store(chosen, address)
     keys.refuse_plain(directory, chosen.keys)

@@ -22,6 +22,7 @@ from zdfs.measures import Commits, Meter
 from zdfs.meta import Meta
 from zdfs.ports import Room
 from zdfs.regain import Past, Regain
+from zdfs.schema import META_FORMAT
 from zdfs.store import set_aside, sound_store
 
 log = logging.getLogger("zdfs.meta")
@@ -35,6 +36,7 @@ class Settings(NamedTuple):
     faults: bool
     session_life_s: float
     meta_copies: int
+    format: int  # of the metadata, at most
 
 
 def succeed(
@@ -63,6 +65,7 @@ def _serve_store(broker: Broker, directory: Path, settings: Settings, meter: Met
     """One room after the other.  DamagedStore: this store can't carry one."""
 
     def make(ledger: Ledger) -> Meta:
+        ledger.most_format = settings.format
         shown = addresses.short(broker.address)
         log.info("metaserver %s, incarnation %d", shown, ledger.incarnation)
         founded = ledger.cluster.block_bytes if ledger.cluster else settings.block_bytes
@@ -71,7 +74,8 @@ def _serve_store(broker: Broker, directory: Path, settings: Settings, meter: Met
         )
 
     with closing(sound_store(directory, Commits(meter, "names"))) as lmdb:
-        upgrading.keep_meta(directory, lmdb)
+        if settings.format == META_FORMAT:
+            upgrading.keep_meta(directory, lmdb)
         try:
             store = CopiedStore(lmdb)
             founded = founded_block_bytes(store)

@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 from tests.world.platter import Disks, Platter, PowerCut
 
-from zdfs import disk, metacheck, schema, upgrading, wire
+from zdfs import disk, metacheck, records, schema, upgrading, wire
 from zdfs.blockstore import LogStore
 from zdfs.copied import CopiedStore
 from zdfs.errors import StartError
-from zdfs.ids import Incarnation, Name, Slot
-from zdfs.ledger import Ledger
+from zdfs.ids import Incarnation, Name, Session, Slot
+from zdfs.ledger import Ledger, revive
 from zdfs.lineage import WRITERS, Writer, signed
 from zdfs.log import segment_numbers, segment_path
 from zdfs.meta import Meta
+from zdfs.schema import KeptReply
 from zdfs.store import LmdbStore
 
 STORES = Path(__file__).with_name("stores-4.tar.xz")
@@ -199,6 +200,38 @@ def test_what_is_kept_before_the_step_is_as_the_old_release_knows_it(old: Path) 
     ledger.begin()
     ledger.sign(1, everywhere=True)
     assert ledger.pack_reply(reply) == b"\x91\x92\x04\x05"
+    lmdb.close()
+
+
+def test_it_goes_back_as_the_old_release_knows_it(old: Path) -> None:
+    lmdb, ledger = opened(old / "meta")
+    ledger.begin()
+    ledger.sign(1, everywhere=True)
+    reply = wire.Announced(wire.spoken())
+    with ledger.raw() as txn:
+        body = ledger.pack_reply(reply)
+        txn.put(schema.kept_key(Session(7), 1), records.pack(KeptReply(1, reply.operation, body)))
+    ledger.store.end_round()
+    assert ledger.format == 4
+    lmdb.close()
+
+    lmdb = LmdbStore(old / "meta")
+    ledger = Ledger(CopiedStore(lmdb), bytes(16))
+    ledger.most_format = 3
+    ledger.begin()
+    assert ledger.sign(9, everywhere=True) and ledger.format == 3 and not ledger.lineage
+    assert [one.kind for one in ledger.events(1)] == ["put back"]
+    ledger.store.end_round()
+    with lmdb.read() as read:
+        assert metacheck.whole(read) == []
+        fields = records.loads(read.get(schema.SUPERBLOCK) or b"")
+        assert len(fields) == 3 and fields[0] == 3
+        kept = [records.unpack(KeptReply, one) for _, one in read.scan(b"k", b"l")]
+    assert len(kept) > 1 and b"\x90" in [one.body for one in kept]
+    for one in kept:
+        replied = revive(one)
+        assert replied is not None and one.body == records.pack(replied, wire.PROTOCOL_MIN)
+    assert ledger.sign(10, everywhere=True) and ledger.format == 3, "it stays there"
     lmdb.close()
 
 

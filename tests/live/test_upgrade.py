@@ -7,6 +7,7 @@ hear, byte by byte, is what that version did (`tests/unit/protocol-4.json`).
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -182,6 +183,35 @@ def test_a_server_put_back_to_the_version_before(tmp_path: Path) -> None:
         cluster.wait_serving()
         put(mount / "three", b"3" * 100_000, 60)
         assert get(mount / "one", 60) == b"1" * 100_000
+
+
+def test_the_way_back(tmp_path: Path) -> None:
+    """--format 3 brings the metadata back; the version before goes on with it, and again the newer;
+    a dataserver goes back with an empty store.  (The version before does not tell its format.)"""
+    with started(tmp_path, 3) as cluster:
+        mount = cluster.mount()
+        put(mount / "one", b"1" * 100_000)
+        until(lambda: identity(cluster).format == schema.META_FORMAT, 30, "the newer format")
+        for more, format_ in ((("--format", "3"), 3), (OLD, 0), ((), schema.META_FORMAT)):
+            cluster.kill("meta", number=15)
+            cluster.meta_more = more
+            cluster.start_meta()
+            cluster.wait_serving()
+            until(lambda: identity(cluster).format == format_, 30, f"format {format_}")
+            put(mount / str(more), b"2" * 100_000, 60)
+            if more == OLD:
+                cluster.kill("data-1", number=15)
+                shutil.move(cluster.stores[1], tmp_path / "newer")
+                cluster.more = OLD
+                cluster.start_data(1)
+                cluster.wait_serving(60)
+                cluster.kill("data-1", number=15)
+                cluster.more = ()
+                cluster.start_data(1)
+                cluster.wait_serving(60)
+        assert get(mount / "one", 60) == b"1" * 100_000
+        kinds = [event["kind"] for event in cluster.told()["events"]]
+        assert kinds.count("put back") == 1
 
 
 def test_stores_of_the_release_before(tmp_path: Path, seed: int) -> None:

@@ -1,6 +1,6 @@
 """Fresh lives, sixty or as many as `--lives` says, and all that ever failed.
 
-`make test` plays three hundred, `make sim SEEDS=10000` any number; tests/sim/seeds.txt keeps what
+`make test` plays 120, `make sim SEEDS=10000` any number; tests/sim/seeds.txt keeps what
 failed.
 """
 

@@ -167,11 +167,9 @@ def test_whose_turn_it_is_while_versions_are_mixed() -> None:
     (one,) = bad(seen(spoken=ours, answers={META: meta, DATA: data}))
     assert one.name == "releases" and one.grade is Grade.WARNING
     assert "this command is 1.0, protocols 4 to 5; 2222: 1.0, protocol" in one.text
-    assert one.advice == (
-        "upgrade the dataservers 3333 next, one at a time, then the metaserver 2222"
-    )
+    assert one.advice == "upgrade the dataservers 3333 next, then the metaserver 2222"
     (one,) = bad(seen(spoken=wire.ONLY_FIRST, answers={META: speaks(wire.Role.META, 5)}))
-    assert one.advice == "upgrade the commands here next, one at a time"
+    assert one.advice == "upgrade the commands here next"
 
 
 def test_mounts_that_are_older_are_named_by_a_metaserver_that_knows() -> None:
@@ -180,17 +178,23 @@ def test_mounts_that_are_older_are_named_by_a_metaserver_that_knows() -> None:
     found = replace(well(), sessions=(old, new))
     ours = wire.Protocols(4, 5)
     (one,) = bad(seen(found, spoken=ours, answers={META: speaks(wire.Role.META, 5)}))
-    assert one.advice == "upgrade the mounts us:/old next, one at a time"
+    assert one.advice == "upgrade the mounts us:/old next"
     (one,) = bad(seen(found, spoken=ours, answers={META: speaks(wire.Role.META, 4)}))
-    assert one.advice == "upgrade the metaserver 2222 next, one at a time"
+    assert one.advice == "upgrade the metaserver 2222 next"
 
 
 def test_a_store_that_is_held_back_is_told() -> None:
+    ours = wire.Protocols(4, 5)
     meta = speaks(wire.Role.META, 5)
     meta = meta._replace(identity=replace(meta.identity, format=3))
     answers = {META: meta, DATA: speaks(wire.Role.DATA, 4)}
     (one,) = bad(seen(spoken=wire.Protocols(4, 5), answers=answers))
     assert "the metadata stays in format 3 until every dataserver is upgraded" in one.text
+    answers[DATA] = speaks(wire.Role.DATA, 5)  # all are new, and it was asked for
+    (one,) = [c for c in checks(seen(spoken=ours, answers=answers)) if c.name == "releases"]
+    assert one.grade is Grade.OK and one.text.endswith(
+        "stays in format 3 as long as the metaserver is started with --format"
+    )
 
 
 def test_who_can_not_be_spoken_with_is_critical() -> None:
