@@ -38,7 +38,7 @@ class Call:
 
     __slots__ = (
         "link", "ask", "head", "hello", "deadline", "sent", "socket", "answer", "generation",
-        "took_s",
+        "took_s", "unsent",
     )  # fmt: skip
 
     def __init__(self, link: Asker, ask: Ask):
@@ -52,6 +52,7 @@ class Call:
         self.answer: wire.Reply | Failure | None = None
         self.sent = time.monotonic()
         self.took_s = 0.0
+        self.unsent: tuple[wire.RequestHead, wire.Request[Any]] | None = None
         self.socket, self.generation = link._take(ask.peer)
 
     def send(self) -> None:
@@ -71,13 +72,21 @@ class Call:
 
     def _send(self, head: wire.RequestHead, request: wire.Request[Any]) -> None:
         """Big frames are not copied, so they must not change afterwards."""
+        self.unsent = None
         try:
             frames = wire.encode_request(head, request)
             self.socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) == 1)
         except Outdated as error:
             self.answer = Outdated(f"{addresses.short(self.ask.peer)}: {error.text}")
+        except zmq.Again:  # its connection, which came to nothing, is just being made again
+            self.unsent = (head, request)
         except zmq.ZMQError as error:
             self.answer = Unreachable(f"can't send to {self.ask.peer}: {error}")
+
+    def send_again(self) -> None:
+        """What could not be sent at once."""
+        if self.unsent is not None:
+            self._send(*self.unsent)
 
     def _met(self, head: wire.ReplyHead, reply: wire.Reply) -> bool:
         """Whether it was the answer to `hello`: the request itself follows."""

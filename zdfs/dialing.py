@@ -36,6 +36,7 @@ LOOK_S = 1.0  # a change of our key directory counts after so long at most
 PROBE_S = 1.0  # for one handshake
 BRIEF_S = 0.5  # for one without keys, which a server of ours ends at once
 AGAIN_S = 1.0  # a bad verdict is renewed so often
+AGAIN_PLAIN_S = 5.0  # ... where there are no keys: a server that hangs counts who hangs up on it
 GOOD_S = 3.0  # a good one
 PLAIN_S = 60.0  # a good one where there are no keys: only that could be wrong, and it was not
 ROUNDS = 3  # each pinned key is tried so often: a server that ends closes connections, too
@@ -231,7 +232,7 @@ class Dialer:
     def doubt(self, peer: Peer) -> None:
         """Begin to find out, unless that was done just now."""
         at, found, _ = self._verdicts.get(peer, NO_VERDICT)
-        rest = AGAIN_S
+        rest = AGAIN_S if self._keys is not None or found is Found.KEYED else AGAIN_PLAIN_S
         if found is Found.OURS:
             rest = PLAIN_S if self._keys is None else GOOD_S
         with self._starting:

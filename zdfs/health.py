@@ -270,7 +270,7 @@ def _releases(seen: Seen) -> Iterator[Check]:
     if not older and len(found) == 1:
         if not seen.misfits:
             text = f"all run {seen.release}, protocol {seen.spoken.newest}"
-            text += _held_format(seen, "as long as the metaserver is started with --format")
+            text += _held_format(seen)
             yield Check("releases", Grade.OK, text)
         return
     each = ", ".join(
@@ -278,7 +278,7 @@ def _releases(seen: Seen) -> Iterator[Check]:
         for address, one in seen.answers.items()
     )
     text = f"this command is {seen.release}, {seen.spoken.shown()}; {each}"
-    held = _held_format(seen, "until every dataserver is upgraded")
+    held = _held_format(seen)
     yield Check("releases", Grade.WARNING, text + held, _turn(older))
 
 
@@ -316,11 +316,14 @@ def _turn(older: Sequence[tuple[str, list[str]]]) -> str:
     return turn + "".join(f", then {who} {', '.join(some)}" for who, some in later)
 
 
-def _held_format(seen: Seen, until: str) -> str:
+def _held_format(seen: Seen) -> str:
     meta = seen.answers.get(seen.facts.meta)
     found = meta.identity.format if meta else 0
     if 0 < found < schema.META_FORMAT:
-        return f"; the metadata stays in format {found} {until}"
+        return (
+            f"; the metadata stays in format {found} until every dataserver has reported from a "
+            "release that reads the newer one, and as long as its metaserver has --format"
+        )
     return ""
 
 

@@ -350,6 +350,8 @@ class Link:
                     del waiting[socket]
             if waiting and not ready:
                 self._give_up(changing)
+                for call in waiting.values():
+                    call.send_again()
                 self._doubt(poller, waiting, now)
                 step = min(step * 1.5, 0.25)
 

@@ -117,8 +117,9 @@ def _started(
 ) -> str:  # fmt: skip
     """Empty when it mounted, else why not."""
     hears, says = os.pipe()
+    end = argv.index("--") if "--" in argv else len(argv)  # of options
     child = subprocess.Popen(
-        [*argv, "-f", "--herald", str(says)],
+        [*argv[:end], "-f", "--herald", str(says), *argv[end:]],
         stdin=subprocess.DEVNULL,
         pass_fds=[says],
         start_new_session=not grouped,

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 import zmq
@@ -68,6 +69,29 @@ def test_the_first_verdict_is_waited_for(listener: socket.socket) -> None:
     threading.Thread(target=slow, args=(listener, b"CURVE", 0.6), daemon=True).start()
     with closing(Link()) as link, pytest.raises(Mistrusted):
         link.run(call(Peer("127.0.0.1:%d" % listener.getsockname()[1]), wire.Identify(), 0.8))
+
+
+@pytest.mark.parametrize("refusals", [1, 3])
+def test_a_connection_that_is_being_made_again(
+    monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """ZeroMQ takes no message in the moment after a handshake that failed.  That was an answer:
+    nobody is there, before keys could be asked about."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with context, closing(context.socket(zmq.ROUTER)) as router, closing(Link()) as link:
+        peer = Peer(f"127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+        left = [True] * refusals
+        real = zmq.Socket.send_multipart
+
+        def sending(self: "zmq.Socket[bytes]", *words: Any, **more: Any) -> Any:
+            if left and left.pop():
+                raise zmq.Again
+            return real(self, *words, **more)
+
+        monkeypatch.setattr(zmq.Socket, "send_multipart", sending)
+        with pytest.raises(Unreachable, match="did not answer in time"):
+            link.run(call(peer, wire.Identify(), 1.0))
+        assert not left and router.poll(1000), "it was sent in the end"
 
 
 def greet(listener: socket.socket) -> None:

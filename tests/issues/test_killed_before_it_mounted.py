@@ -3,6 +3,7 @@ for its cluster, but not the process that it had sent to the background: that tr
 mounted some day what nobody wanted any more.  Only ^C ended both, and nothing did if it came in the
 moment in which the background process began."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -26,6 +27,24 @@ subprocess.Popen = Born
 tries = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
 sys.exit(starting.start_detached([sys.executable, "-c", tries], Path(sys.argv[1])))
 """
+
+
+DASHES = """
+import sys
+from pathlib import Path
+from zdfs import starting
+tries = "import sys; print(sys.argv[1:], flush=True)"
+words = [sys.executable, "-c", tries, "--", "-dir"]
+sys.exit(starting.start_detached(words, Path(sys.argv[1])))
+"""
+
+
+def test_options_for_the_child_stand_before_dashes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DASHES, str(tmp_path)], capture_output=True, text=True, timeout=30
+    )
+    flag, herald, _, *rest = ast.literal_eval(done.stdout)
+    assert [flag, herald, *rest] == ["-f", "--herald", "--", "-dir"]
 
 
 def _gone(pid: int) -> bool:

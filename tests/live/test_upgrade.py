@@ -159,7 +159,7 @@ def _upgrade(cluster: Cluster, writers: list[Writer]) -> None:
     assert identity(cluster).format == schema.META_FORMAT_MIN
     shown = ", ".join(map(str, cluster.ports[1:]))
     found = health(cluster, f"the dataservers {shown} next, one at a time, then the mounts")
-    assert "stays in format 3 until every dataserver is upgraded" in found["text"], found
+    assert "stays in format 3 until every dataserver has reported" in found["text"], found
     for index in (1, 2, 3):
         again(cluster, f"data-{index}")
         work()

@@ -189,12 +189,10 @@ def test_a_store_that_is_held_back_is_told() -> None:
     meta = meta._replace(identity=replace(meta.identity, format=3))
     answers = {META: meta, DATA: speaks(wire.Role.DATA, 4)}
     (one,) = bad(seen(spoken=wire.Protocols(4, 5), answers=answers))
-    assert "the metadata stays in format 3 until every dataserver is upgraded" in one.text
+    assert "the metadata stays in format 3 until every dataserver has reported" in one.text
     answers[DATA] = speaks(wire.Role.DATA, 5)  # all are new, and it was asked for
     (one,) = [c for c in checks(seen(spoken=ours, answers=answers)) if c.name == "releases"]
-    assert one.grade is Grade.OK and one.text.endswith(
-        "stays in format 3 as long as the metaserver is started with --format"
-    )
+    assert one.grade is Grade.OK and one.text.endswith("as long as its metaserver has --format")
 
 
 def test_who_can_not_be_spoken_with_is_critical() -> None:
