@@ -270,16 +270,14 @@ def _releases(seen: Seen) -> Iterator[Check]:
     if not older and len(found) == 1:
         if not seen.misfits:
             text = f"all run {seen.release}, protocol {seen.spoken.newest}"
-            text += _held_format(seen)
-            yield Check("releases", Grade.OK, text)
+            yield Check("releases", Grade.OK, text + _held_format(seen))
         return
     each = ", ".join(
         f"{addresses.short(address)}: {_said(one.identity)}"
         for address, one in seen.answers.items()
     )
     text = f"this command is {seen.release}, {seen.spoken.shown()}; {each}"
-    held = _held_format(seen)
-    yield Check("releases", Grade.WARNING, text + held, _turn(older))
+    yield Check("releases", Grade.WARNING, text + _held_format(seen), _turn(older))
 
 
 def _said(identity: wire.Identity) -> str:

@@ -149,6 +149,7 @@ class Ledger:
     def sign(self, at_ns: int, everywhere: bool) -> bool:
         """Record that this release writes here, in the newest format.  `everywhere`: all who may
         have a copy can read that; False: the store stays as it is, who made it can still read it.
+        Under an older `most_format` it stays in that, or goes back to it.
         """
         old = self._superblock
         if self.most_format < schema.META_FORMAT:

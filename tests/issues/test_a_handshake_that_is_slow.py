@@ -8,6 +8,7 @@ come a moment after the time for one was up.
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -17,6 +18,7 @@ import zmq
 
 from zdfs import wire
 from zdfs.calls import Peer, call
+from zdfs.dialing import AGAIN_PLAIN_S, Found
 from zdfs.errors import Mistrusted, Unreachable
 from zdfs.link import Link
 from zdfs.listener import HANDSHAKES
@@ -111,6 +113,23 @@ def test_a_server_of_something_else_has_no_wrong_key(listener: socket.socket) ->
     with closing(Link()) as link, pytest.raises(Unreachable) as raised:
         link.run(call(Peer("127.0.0.1:%d" % listener.getsockname()[1]), wire.Identify(), 4.0))
     assert type(raised.value) is Unreachable, "it was said to have another key than is pinned"
+
+
+def test_a_server_that_hangs_is_not_tried_each_second(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try that is given up is a stranger there."""
+    peer = Peer("127.0.0.1:%d" % listener.getsockname()[1])  # which takes connections, that is all
+    with closing(Link()) as link:
+        tried: list[Peer] = []
+        monkeypatch.setattr(link.dialer, "_find", lambda one: (tried.append(one), (None, ""))[1])
+        now = time.monotonic()
+        for age_s, tries in ((AGAIN_PLAIN_S / 2, 0), (AGAIN_PLAIN_S + 1, 1)):
+            link.dialer._verdicts[peer] = (now - age_s, Found.ABSENT, None)
+            link.dialer.doubt(peer)
+            for probe in list(link.dialer._probes.values()):
+                probe.join()
+            assert len(tried) == tries
 
 
 def test_a_doubt_is_no_stranger() -> None:

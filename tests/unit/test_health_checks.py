@@ -188,7 +188,7 @@ def test_a_store_that_is_held_back_is_told() -> None:
     meta = speaks(wire.Role.META, 5)
     meta = meta._replace(identity=replace(meta.identity, format=3))
     answers = {META: meta, DATA: speaks(wire.Role.DATA, 4)}
-    (one,) = bad(seen(spoken=wire.Protocols(4, 5), answers=answers))
+    (one,) = bad(seen(spoken=ours, answers=answers))
     assert "the metadata stays in format 3 until every dataserver has reported" in one.text
     answers[DATA] = speaks(wire.Role.DATA, 5)  # all are new, and it was asked for
     (one,) = [c for c in checks(seen(spoken=ours, answers=answers)) if c.name == "releases"]
