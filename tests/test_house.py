@@ -182,6 +182,18 @@ def test_tests_wait_with_until() -> None:
                 assert ast.unparse(node.func) not in {"time.sleep", "sleep"}, where(path, node)
 
 
+def test_tests_judge_no_speed() -> None:
+    """A busy machine is slow, and no bug: what hangs meets a deadline; the bench measures."""
+    for path in TESTS:
+        for node in ast.walk(tree(path)):
+            for one in ast.walk(node) if isinstance(node, ast.Assert) else ():
+                if isinstance(one, ast.Compare) and isinstance(one.ops[0], ast.Lt | ast.LtE):
+                    took = isinstance(one.left, ast.BinOp) and isinstance(one.left.op, ast.Sub)
+                    assert not (took and "time.monotonic()" in ast.unparse(one.left)), where(
+                        path, node
+                    )
+
+
 def test_nothing_is_left_for_later() -> None:
     mark = re.compile("|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]))
     files = [*MODULES, *TESTS, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile"]

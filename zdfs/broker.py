@@ -9,6 +9,7 @@ synced.  It knows no operation by name: the *room* (metaserver or dataserver) br
 Rules:
 - A reply leaves only when the round it reports on is as safe as it must be (`RoundStore.safe`).
   A failed store sends nothing and stops the node (StoreError).
+- Who can't be answered because he is gone isn't worked for: the rest of what he asked is left.
 - A request that is still parked when it comes again keeps its one handler and answers the newest
   sender.  A parked request whose sender gave up is closed: its remaining time ran out, or the next
   change came in its slot.
@@ -45,6 +46,7 @@ log = logging.getLogger("zdfs.broker")
 
 BUDGET = 256  # messages taken in before the round is ended
 BUDGET_BYTES = 2 * limits.MESSAGE_BYTES  # likewise: they all stand in memory until then
+BUDGET_S = 0.05  # likewise: who is answered waits for the whole round
 LOG_EVERY_S = 10.0  # bad messages are logged so often
 GRACE_S = 2.0  # a parked request outlives its sender's patience by so much
 MEMORY_BYTES = 256 * limits.MIB  # anonymous memory beyond which somebody is hoarding below us
@@ -68,6 +70,7 @@ class Broker:
         self.ready: collections.deque[tuple[Task, Any, Failure | None]] = collections.deque()
         self.running: dict[Key, Task] = {}
         self.waiting: list[Waiting] = []
+        self.gone: set[bytes] = set()  # could not be answered: what they still ask is not done
         self.stopping = os.eventfd(0, os.EFD_NONBLOCK)
         self.poller.register(self.stopping, zmq.POLLIN)
         self.stopped = False
@@ -149,9 +152,9 @@ class Broker:
 
     def _drain_router(self) -> None:
         assert self.room is not None
-        taken = 0
-        for _ in range(BUDGET):
-            if taken > BUDGET_BYTES or self.store.large:
+        taken, end = 0, time.monotonic() + BUDGET_S
+        for number in range(BUDGET):
+            if taken > BUDGET_BYTES or self.store.large or (number and time.monotonic() > end):
                 return
             try:
                 address, *frames = self.listener.router.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -163,6 +166,9 @@ class Broker:
             size = sum(map(len, frames))
             taken += size
             self.room.meter.count("zdfs_received_bytes_total", size)
+            if self.gone and address.bytes in self.gone:
+                self.room.counts["unsent (not even begun)"] += 1
+                continue
             try:
                 self._request(address, frames)
             except wire.Misfit as error:
@@ -315,6 +321,8 @@ class Broker:
                 [address, *frames], zmq.NOBLOCK, copy=len(frames) == 1
             )
         except zmq.ZMQError as error:  # gone, or its pipe is full: it will ask again
+            if error.errno == zmq.EHOSTUNREACH:  # by another connection, under another address
+                self.gone.add(address)
             self.room.counts[f"unsent ({error.strerror or error})"] += 1
 
     # --- driving coroutines --------------------------------------------------------------------
@@ -402,4 +410,5 @@ class Broker:
         assert self.room is not None
         if self.listener.relieve(MEMORY_BYTES):
             self.room.counts["connections dropped"] += 1
+        self.gone.clear()  # there is no end of them; whose messages still come is soon known again
         self.timers.at(time.monotonic() + WATCH_S, self._watch_memory)

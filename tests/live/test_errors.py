@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -262,9 +261,7 @@ def test_no_metaserver(tmp_path: Path) -> None:
                 for (name, *more), *wanted in cases]  # fmt: skip
         for job in jobs:
             job.result()
-    before = time.monotonic()
     refused([BIN / "zdfs-mount", tmp_path, port], "no metaserver answers", str(port))
-    assert time.monotonic() - before < 20
     refused(
         [BIN / "zdfs-mount", tmp_path, f"no-such-host.invalid:{port}"], nameless, "no-such-host"
     )

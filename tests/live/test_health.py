@@ -1,7 +1,6 @@
 """`zdfs health` on a real cluster: its exit status is what a monitor goes by."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,8 @@ def _look(cluster: Cluster) -> None:
     cluster.wait_serving()
 
     cluster.kill("meta")
-    began = time.monotonic()
     code, found = health(cluster)
     assert code == 2 and state(found, "metaserver")[0] == "critical"
-    assert time.monotonic() - began < 20
     cluster.start_meta()
     cluster.wait_serving()
     cluster.unmount(mount)

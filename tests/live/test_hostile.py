@@ -1,13 +1,13 @@
 """Whatever comes to a port is counted, logged now and then, refused; the others notice nothing.
 
 Each attack of `strangers` goes to the metaserver and to a dataserver at once, while a program works
-on a mount.  Judged are the others: every one of the program's operations succeeds, and none takes
-longer than a mount tries before it would lose its session; no node ends, logs without bound, keeps
-descriptors, or grows beyond what `broker` allows and one look of its watch lets through.
-`pytest -s` prints what was measured.
+on a mount.  Judged are the others: every one of the program's operations succeeds, and the mount
+keeps its session; no node ends, logs without bound, keeps descriptors, or grows beyond what
+`broker` allows and one look of its watch lets through.  `pytest -s` prints what was measured.
 """
 
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -26,7 +26,7 @@ from tests.live.strangers import MIB, Attack, Target
 from zdfs import broker, limits, records, wire
 from zdfs.ids import Incarnation, Ino, Session
 
-SLOWEST_S = limits.SESSION_S  # several calls in a row, each of them tried twice
+PATIENCE_S = 3 * limits.SESSION_S  # it hangs
 RESTING_BYTES = broker.MEMORY_BYTES + 44 * MIB  # a node whose strangers are gone
 PEAK_BYTES = 3 * broker.MEMORY_BYTES  # while one sends as fast as loopback can between two looks
 ATTACKED = ("meta", "data-0")
@@ -42,6 +42,12 @@ def rss_anon(pid: int) -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise AssertionError("no RssAnon")
+
+
+def sessions(cluster: Cluster) -> int:
+    """How many the mount has had."""
+    mount = re.escape(str(cluster.folder / "mnt"))
+    return len(re.findall(rf" session \d+: \S+:{mount}$", cluster.log("meta"), re.MULTILINE))
 
 
 def descriptors(pid: int) -> int:
@@ -67,7 +73,7 @@ class Worker:
     def gets_on(self) -> None:
         """Changes go on being acknowledged."""
         since = self.done()
-        until(lambda: self.done() >= since + 5, 3 * SLOWEST_S, "it gets on")
+        until(lambda: self.done() >= since + 5, PATIENCE_S, "it gets on")
 
     def stop(self) -> None:
         """Everything was applied, and rightly."""
@@ -152,7 +158,7 @@ def test_an_attack(attack: Attack, cluster: Cluster, worker: Worker, seed: int) 
         assert watch.peak < PEAK_BYTES
         log = cluster.log(name)[logged[name] :]
         assert len(log) < LOG_BYTES and "Traceback" not in log, log[-LOG_BYTES:]
-    assert slowest < SLOWEST_S
+    assert sessions(cluster) == 1, "the mount could always say that it lives"
 
 
 # --- replays -----------------------------------------------------------------------------------

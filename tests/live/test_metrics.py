@@ -10,7 +10,6 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,11 +193,9 @@ def _without_a_metaserver(cluster: Cluster, where: Path) -> None:
     assert not found["metaserver"]["answers"]
     assert [one["slot"] for one in found["servers"]] == [0, 1, 2]
     assert all(one["requests_per_s"] is not None for one in found["servers"])
-    began = time.monotonic()
     done = cluster.command("zdfs", "top", "--once", "--meta", cluster.meta_port, "--every", "0.2")
     assert done.returncode == 0 and "it does not answer" in done.stdout
     assert all(str(port) in done.stdout for port in cluster.ports)
-    assert time.monotonic() - began < 25
     done = cluster.command("zdfs", "top", "--json", "--meta", *free_ports(1), "--every", "0.2")
     assert done.returncode == 1 and json.loads(done.stdout)["servers"] == []
     cluster.start_meta()

@@ -144,10 +144,9 @@ def test_no_replica_left_is_an_error_and_never_zeros(tmp_path: Path, dice: rando
         cluster.kill("data-0", "data-2")
         assert digest(mount / "a") == sha(data)
         cluster.kill("data-1")
-        began = time.monotonic()
         done = run("cat", mount / "b")
         assert done.returncode != 0 and b"Input/output error" in done.stderr
-        assert done.stdout == b"" and time.monotonic() - began < 25
+        assert done.stdout == b""
         assert "read error" in cluster.log("mnt")
         cluster.start_data(0)
         until(lambda: digest(mount / "b") == sha(data), 30, "the read works again")
