@@ -41,11 +41,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("zdfs")
 
 
-def until(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "") -> T:
-    """Wait until `condition()` is true and return its value; fail after `deadline_s` seconds.
+BUSY_S = 30.0  # a machine may be so busy: what isn't there sooner isn't missing
+
+
+def until(condition: Callable[[], T], deadline_s: float = BUSY_S, what: str = "") -> T:
+    """Wait until `condition()` is true and return its value; fail after `deadline_s` seconds, at
+    least BUSY_S.
 
     The only place of the tests that sleeps.
     """
+    deadline_s = max(deadline_s, BUSY_S)
     end = time.monotonic() + deadline_s
     pause_s = 0.001
     while True:
@@ -181,7 +186,7 @@ class Before:
             time.sleep(0.02)
         mounts, processes = self._left()
         for where in mounts:
-            subprocess.run(["umount", "-l", where], check=False, timeout=10)
+            subprocess.run(["umount", "-l", where], check=False, timeout=30)
         for pid in processes:
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -56,7 +56,7 @@ class SlowStore(MemoryMetaStore):
     def end_round(self) -> None:
         if not self.gate.is_set():
             self.waiting.set()
-            self.gate.wait(10)
+            self.gate.wait(30)
             self.waiting.clear()
         super().end_round()
 
@@ -164,7 +164,7 @@ class Here:
     def close(self) -> None:
         self.store.gate.set()
         self.broker.stop()
-        self.thread.join(10)
+        self.thread.join(30)
         self.broker.close()
         self.context.destroy(0)
         assert not self.thread.is_alive()
@@ -187,7 +187,7 @@ def question(sequence: int, ino: int = 1, ms: int = 5000) -> list[Any]:
     return wire.encode_request(head, wire.ReadLink(Ino(ino)))
 
 
-def answer(socket: zmq.Socket[bytes], within_ms: int = 5000) -> tuple[wire.ReplyHead, Any]:
+def answer(socket: zmq.Socket[bytes], within_ms: int = 30_000) -> tuple[wire.ReplyHead, Any]:
     assert socket.poll(within_ms), "no answer"
     return wire.decode_reply(socket.recv_multipart())
 
@@ -238,7 +238,7 @@ def test_no_reply_leaves_before_its_round_is_synced_kept_ones_neither(here: Here
         ask(dealer, question(1))
     here.store.gate.clear()
     one.send_multipart(change(1))
-    assert here.store.waiting.wait(5)
+    assert here.store.waiting.wait(30)
     two.send_multipart(change(1))  # arrives while its round is being committed
     three.send_multipart(question(2))  # reads what is not synced yet
     assert not one.poll(100) and not two.poll(50) and not three.poll(50)
@@ -328,7 +328,7 @@ def test_a_change_whose_reply_can_not_be_kept_is_not_committed(here: Here) -> No
     dealer = here.dealer()
     here.room.keeps = False
     dealer.send_multipart(change(1))
-    here.thread.join(5)
+    here.thread.join(30)
     assert isinstance(here.failure, StoreError)
     assert here.store.synced == 0 and not dealer.poll(50)
 
@@ -338,7 +338,7 @@ def test_a_failed_commit_sends_nothing_and_stops_the_node(here: Here) -> None:
     ask(dealer, question(1))
     here.store.fail_next_commit = True
     dealer.send_multipart(change(1))
-    here.thread.join(5)
+    here.thread.join(30)
     assert isinstance(here.failure, StoreError) and not dealer.poll(50)
 
 

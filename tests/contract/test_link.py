@@ -202,7 +202,7 @@ def serving(room: Counters, store: MemoryMetaStore, keys: Path | None = None) ->
         yield address
     finally:
         broker.stop()
-        thread.join(10)
+        thread.join(30)
         broker.close()
         assert not thread.is_alive()
 

@@ -73,7 +73,7 @@ class Old:
 
     def close(self) -> None:
         self.ended.set()
-        self.thread.join(10)
+        self.thread.join(30)
         self.context.destroy(0)
 
 
@@ -81,7 +81,7 @@ def raw(here: Here, protocol: int, operation: int) -> Any:
     """What is answered to a question in some version."""
     dealer = here.dealer()
     dealer.send_multipart([records.dumps([protocol, operation, 0, 0xFFFF, 7, 1000, 0, []])])
-    assert dealer.poll(5000), "no answer"
+    assert dealer.poll(30_000), "no answer"
     head, reply = wire.decode_reply(dealer.recv_multipart())
     assert (head.sequence, head.answers, head.protocol) == (7, operation, protocol)
     return reply.failure()  # type: ignore[attr-defined]
@@ -101,7 +101,7 @@ def test_a_question_in_version_4_is_answered_in_it(here: Here) -> None:
     dealer = here.dealer()
     head = wire.RequestHead(*[0, wire.NO_SLOT, 3, 1000, 0], 4)  # type: ignore[arg-type]
     dealer.send_multipart(wire.encode_request(head, wire.Identify()))
-    assert dealer.poll(5000)
+    assert dealer.poll(30_000)
     answered, reply = wire.decode_reply(dealer.recv_multipart())
     assert answered.protocol == 4 and isinstance(reply, wire.Identity)
     assert wire.protocols_of(reply) == wire.spoken()

@@ -79,7 +79,7 @@ class Keyed:
     def close(self) -> None:
         """End it."""
         self.broker.stop()
-        self.thread.join(10)
+        self.thread.join(30)
         self.broker.close()
 
 

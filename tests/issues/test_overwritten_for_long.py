@@ -341,7 +341,7 @@ def test_a_request_that_is_ready_when_its_time_is_over(monkeypatch: pytest.Monke
         assert not ended, ended
     finally:
         broker.stop()
-        thread.join(10)
+        thread.join(30)
         broker.close()
         context.destroy(0)
 

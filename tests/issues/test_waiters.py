@@ -56,6 +56,6 @@ def test_a_wait_that_times_out_leaves_no_waiter() -> None:
         assert len(room.never.waiters) <= 1
     finally:
         broker.stop()
-        thread.join(10)
+        thread.join(30)
         broker.close()
     assert not thread.is_alive()

@@ -149,7 +149,7 @@ class Cluster:
         for victim in victims:
             victim.send_signal(number)
         for victim in victims:
-            victim.wait(timeout=15)
+            victim.wait(timeout=30)
 
     def log(self, name: str) -> str:
         """What a node wrote."""
@@ -344,9 +344,9 @@ def started(folder: Path, servers: int = 4, **more: Any) -> Iterator[Cluster]:
 
 def _detach(where: Path) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(["umount", str(where)], capture_output=True, timeout=10)
+        subprocess.run(["umount", str(where)], capture_output=True, timeout=30)
     if os.path.ismount(where):
-        subprocess.run(["umount", "-l", str(where)], capture_output=True, timeout=10)
+        subprocess.run(["umount", "-l", str(where)], capture_output=True, timeout=30)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -355,4 +355,4 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait(timeout=max(0.1, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=30)

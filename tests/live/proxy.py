@@ -153,7 +153,7 @@ class Proxy:
         """End it; its connections are reset."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(30)
         self._process.stdin.close()
         self._process.stdout.close()
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
 META_PORT, DATA_PORT, PROXY_PORT = 2222, 3333, 4444
 MARK = 7  # of the proxy's own packets
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

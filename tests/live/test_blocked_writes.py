@@ -17,7 +17,7 @@ from tests.live.programs import run
 pytestmark = pytest.mark.shared
 
 WRITERS = 100
-SOON_S = 10.0  # what does not wait is done by then, however busy the machine
+SOON_S = 30.0  # what does not wait is done by then, however busy the machine
 
 
 @pytest.fixture(scope="module")

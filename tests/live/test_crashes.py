@@ -161,7 +161,7 @@ def test_the_mount_itself_dies_and_is_mounted_again_over_the_dead_one(
             writers.wait_for_progress(writers.acknowledged(), 20)
             process = cluster.mounts.pop(mount)
             process.kill()
-            process.wait(15)
+            process.wait(30)
         finally:
             writers.kill()
         done = cluster.command("zdfs-mount", mount, cluster.meta_port, timeout=60)
@@ -198,7 +198,7 @@ def test_a_holder_that_was_killed_is_waited_out(cluster: Cluster) -> None:
     _shell(f"echo old > {one}/f", 30)
     process = cluster.mounts.pop(one)
     process.kill()
-    process.wait(15)
+    process.wait(30)
     _shell(f"echo new >> {two}/f", 60)
     assert _shell(f"cat {two}/f", 30) == "old\nnew\n"
     subprocess.run(["umount", "-l", one], check=True, timeout=30)

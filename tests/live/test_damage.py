@@ -52,7 +52,7 @@ def restart(cluster: Cluster, index: int) -> None:
     """End a dataserver, however it ended, and start it again."""
     node = cluster.nodes.pop(f"data-{index}")
     node.kill()
-    node.wait(timeout=15)
+    node.wait(timeout=30)
     cluster.start_data(index)
 
 

@@ -82,7 +82,7 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
         finally:
             one.end()
             if os.path.ismount(one.state / "mnt"):
-                subprocess.run(["umount", one.state / "mnt"], timeout=10)
+                subprocess.run(["umount", one.state / "mnt"], timeout=30)
 
 
 def test_the_life_of_a_volume(docker: Docker) -> None:

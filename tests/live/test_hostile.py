@@ -178,7 +178,7 @@ class Client:
         head = wire.RequestHead(self.session, slot, self.sequence, 5000, self.incarnation)
         self.sent.append([bytes(one) for one in wire.encode_request(head, request)])
         self.socket.send_multipart(self.sent[-1])
-        while self.socket.poll(10_000):
+        while self.socket.poll(30_000):
             told, reply = wire.decode_reply(self.socket.recv_multipart())
             if told.sequence == self.sequence and told.answers:
                 self.incarnation = told.incarnation

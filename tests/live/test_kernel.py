@@ -50,12 +50,12 @@ class Mounted:
 
     def end(self) -> None:
         if starting.mounted_on(self.directory):
-            subprocess.run(["umount", "-l", str(self.directory)], check=True, timeout=10)
+            subprocess.run(["umount", "-l", str(self.directory)], check=True, timeout=30)
         try:
-            self.process.wait(15)
+            self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait(30)
             raise
 
 
@@ -144,7 +144,7 @@ def test_many_entries(mounted: Mounted) -> None:
 def test_owner_is_the_caller(mounted: Mounted) -> None:
     path = mounted.directory / "theirs"
     code = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534); open('theirs', 'w')"
-    assert python(code, cwd=mounted.directory).wait(10) == 0
+    assert python(code, cwd=mounted.directory).wait(30) == 0
     assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
     os.chown(path, -1, 7)
     assert (path.stat().st_uid, path.stat().st_gid) == (65534, 7)
@@ -405,7 +405,7 @@ def test_signals_end_blocked_programs(mounted: Mounted, number: signal.Signals, 
         until(lambda: mounted.traced(f"release b'{name}'"), 20)
     finally:
         program.kill()
-        program.wait(5)
+        program.wait(30)
         program.stdout.close()
 
 
@@ -458,7 +458,7 @@ def start(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 
 def umount(directory: Path) -> None:
-    subprocess.run(["umount", str(directory)], check=True, timeout=10)
+    subprocess.run(["umount", str(directory)], check=True, timeout=30)
 
 
 def test_start_detached(tmp_path: Path) -> None:
@@ -500,7 +500,7 @@ def test_start_fails_with_a_reason(tmp_path: Path) -> None:
 def test_a_dead_mount_is_replaced(tmp_path: Path) -> None:
     one = Mounted(tmp_path)
     one.process.kill()
-    one.process.wait(5)
+    one.process.wait(30)
     with pytest.raises(OSError) as caught:
         one.directory.stat()
     assert caught.value.errno == errno.ENOTCONN
@@ -514,7 +514,7 @@ def test_signals_end_the_mount(tmp_path: Path, number: signal.Signals) -> None:
     one = Mounted(tmp_path)
     (one.directory / "file").write_bytes(b"x")
     one.process.send_signal(number)
-    assert one.process.wait(10) == 0
+    assert one.process.wait(30) == 0
     assert not starting.mounted_on(one.directory)
     assert one.saved.read_text() == "b'file'\n"
 
@@ -539,9 +539,9 @@ def test_sigterm_ends_a_busy_mount(tmp_path: Path) -> None:
         writer.start()
     until(lambda: len(one.traced("write b'wait'")) >= 1)
     one.process.terminate()
-    assert one.process.wait(10) == 0
+    assert one.process.wait(30) == 0
     for writer in writers:
-        writer.join(5)
+        writer.join(30)
         assert not writer.is_alive()
     assert len(failed) == 20 and one.saved.exists()
     assert not starting.mounted_on(one.directory)
@@ -559,8 +559,8 @@ def test_forced_umount_frees_blocked_operations(tmp_path: Path) -> None:
     one = Mounted(tmp_path)
     program = python(WRITE, one.directory / "wait", stderr=subprocess.DEVNULL)
     until(lambda: one.traced("write b'wait'"))
-    subprocess.run(["umount", "-f", "-l", str(one.directory)], check=True, timeout=10)
-    assert program.wait(5) == 1 and one.process.wait(10) == 0 and one.saved.exists()
+    subprocess.run(["umount", "-f", "-l", str(one.directory)], check=True, timeout=30)
+    assert program.wait(30) == 1 and one.process.wait(30) == 0 and one.saved.exists()
     assert program.stdout is not None
     program.stdout.close()
 
@@ -568,9 +568,9 @@ def test_forced_umount_frees_blocked_operations(tmp_path: Path) -> None:
 def test_lazy_umount_serves_until_the_last_close(tmp_path: Path) -> None:
     one = Mounted(tmp_path)
     with open(one.directory / "file", "w+b", buffering=0) as file:
-        subprocess.run(["umount", "-l", str(one.directory)], check=True, timeout=10)
+        subprocess.run(["umount", "-l", str(one.directory)], check=True, timeout=30)
         file.write(b"still")
         file.seek(0)
         assert file.read() == b"still"
         assert one.process.poll() is None
-    assert one.process.wait(10) == 0 and one.saved.exists()
+    assert one.process.wait(30) == 0 and one.saved.exists()

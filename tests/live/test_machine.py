@@ -75,7 +75,7 @@ class Inside:
             if self.mounted(self.folder / name):
                 self.run("umount", "-l", self.folder / name)
         self.holder.stdin.close()  # type: ignore[union-attr]
-        self.holder.wait(10)
+        self.holder.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ RARE = {"zdfs_mount_retries_total"}  # no samples before there is something to t
 
 def scraped(port: int) -> dict[str, bool]:
     """What Prometheus gets: every metric, and whether it has a value."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     found = {line.split()[2]: False for line in text.splitlines() if line.startswith("# TYPE")}
     for line in text.splitlines():

@@ -220,7 +220,7 @@ def test_a_mount_that_was_away_for_too_long(tmp_path: Path) -> None:
         assert programs.line(process) == str(EIO)
         process.send_signal(signal.SIGUSR1)
         assert programs.line(process) == "fine"
-        process.communicate(timeout=10)
+        process.communicate(timeout=30)
         assert digest(mount / "f") == sha(b"later held")
         assert digest(mount / "kept") == sha(b"kept")
         other = cluster.mount("other")

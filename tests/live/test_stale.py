@@ -224,7 +224,7 @@ def test_garbage_of_a_dead_writer_is_swept(cluster: Cluster, dice: random.Random
     until(lambda: blocks(cluster) > wanted, 30)
     process = cluster.mounts.pop(fresh)
     process.kill()
-    process.wait(timeout=15)
+    process.wait(timeout=30)
     subprocess.run(["umount", "-l", str(fresh)], timeout=30, check=True)
     writer.wait(timeout=30)
     late.send_signal(signal.SIGCONT)

@@ -56,7 +56,7 @@ class Watch:
     def end(self) -> None:
         """^C, which is no failure."""
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(timeout=15) == 0
+        assert self.process.wait(timeout=30) == 0
 
 
 @pytest.fixture
@@ -168,6 +168,6 @@ def test_a_terminal_shows_a_bar(cluster: Cluster, dice: random.Random) -> None:
         assert time.monotonic() - begun > 6_000_000 / 500_000 - 1, "the rate is kept"
     finally:
         watch.send_signal(signal.SIGINT)
-        watch.wait(timeout=15)
+        watch.wait(timeout=30)
         os.close(near)
     cluster.wait_serving()

@@ -83,7 +83,7 @@ def test_a_mount_that_is_killed(cluster: Cluster) -> None:
         )
         cluster.mounts[a].send_signal(signal.SIGKILL)
         hand.kill()
-    cluster.mounts.pop(a).wait(timeout=10)
+    cluster.mounts.pop(a).wait(timeout=30)
     shell(cluster.folder, f"umount -l {a}")
     assert files.get(b / "fsynced") == b"yes" and (b / "fsynced").stat().st_mtime == 5
     assert files.get(b / "kept") == b"new"

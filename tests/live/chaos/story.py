@@ -173,7 +173,7 @@ class Stage:
             if self.spoiled:  # a mount that was killed and not mounted again
                 for name in ("mnt", "other", "cold"):
                     where = str(self.cluster.folder / name)
-                    subprocess.run(["umount", "-l", where], capture_output=True, timeout=10)
+                    subprocess.run(["umount", "-l", where], capture_output=True, timeout=30)
 
 
 class Story:

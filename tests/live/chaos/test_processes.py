@@ -33,7 +33,7 @@ def kill(story: Story, victims: list[str]) -> None:
     if victims == ["mount"]:
         process = cluster.mounts.pop(story.mount)
         process.kill()
-        process.wait(15)
+        process.wait(30)
         story.watch(1.0)
         cluster.mount("mnt")
         return
