@@ -18,10 +18,11 @@ import zmq
 from tests.conftest import until
 from tests.contract.test_broker import DONE, Counters, answer, change, identity
 from tests.live.cluster import free_ports
+from tests.world import zmtp
 from tests.world.stores import MemoryMetaStore
 from zdfs import limits, wire
 from zdfs.broker import Broker
-from zdfs.calls import Peer, call, now
+from zdfs.calls import Condition, Peer, call, now, wait
 from zdfs.errors import Failure, Unreachable
 from zdfs.ids import Incarnation, Ino, Round, Session
 from zdfs.link import Link
@@ -141,9 +142,24 @@ def test_a_push_to_a_session_that_ended_is_not_heard(
 # --- peers that are dead -------------------------------------------------------------------------
 
 
+def known(link: Link, context: zmq.Context[Any], peer: Peer) -> None:
+    """A server that says who it is, answers once, and dies: whoever isn't known is only greeted."""
+    router = bound(context, peer)
+
+    def serve() -> None:
+        address, head, asked = heard(router)
+        router.send_multipart([address, *said(head, asked, wire.Target(b""))])
+
+    with beside(serve):
+        link.run(call(peer, wire.ReadLink(Ino(0)), 5.0))
+    router.close()
+    until(lambda: not zmtp.connections(peer))
+
+
 def test_what_a_mount_asked_of_a_dead_server_never_arrives(
     link: Link, context: zmq.Context[Any], peer: Peer
 ) -> None:
+    known(link, context, peer)
     with pytest.raises(Unreachable):
         link.run(call(peer, wire.ReadLink(Ino(1)), SOON_S))
     router = bound(context, peer)
@@ -177,6 +193,7 @@ class Asking(Counters):
         self.peer = peer
         self.gone = 0  # questions that nobody answered in time
         self.heard = 0
+        self.rests = False
 
     def tasks(self) -> list[tuple[str, Any]]:
         return [("asking", self.asking())]
@@ -186,6 +203,8 @@ class Asking(Counters):
             try:
                 await call(self.peer, wire.ReadLink(Ino(self.gone + 1)), SOON_S)
                 self.heard += 1
+                while self.rests:
+                    await wait(Condition(), 0.01)
             except Unreachable:
                 self.gone += 1
 
@@ -212,7 +231,14 @@ def test_what_a_server_asked_of_a_dead_peer_never_arrives(
 ) -> None:
     store = MemoryMetaStore()
     room = Asking(store, peer)
+    room.rests, router = True, bound(context, peer)
     with serving(room, store):
+        address, head, asked = heard(router)
+        router.send_multipart([address, *said(head, asked, wire.Target(b""))])
+        until(lambda: room.heard)
+        router.close()  # known by now: whoever isn't is only greeted
+        until(lambda: not zmtp.connections(peer))
+        room.rests = False
         until(lambda: room.gone >= 2)
         gone = room.gone
         _, _, asked = heard(bound(context, peer))

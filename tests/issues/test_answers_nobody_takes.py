@@ -6,7 +6,6 @@ handlers take, was so long that the mount sent its own requests again: up to 10 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import zmq
@@ -14,6 +13,7 @@ import zmq
 from tests.conftest import until
 from tests.contract.test_broker import Counters, SlowStore, answer, change, question
 from tests.live.cluster import free_ports
+from tests.world import zmtp
 from zdfs import broker as brokers
 from zdfs.broker import BUDGET, Broker
 from zdfs.ports import Caller
@@ -54,14 +54,6 @@ def peer(broker: Broker, linger: int = 0) -> "zmq.Socket[bytes]":
     return made
 
 
-def connections(broker: Broker) -> int:
-    """How many its side has not closed (proc(5): local address, state)."""
-    port = int(broker.address.rpartition(":")[2])
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    open_ones = [line for line in lines if line[3] in ("01", "08")]  # ESTABLISHED, CLOSE_WAIT
-    return sum(int(line[1].rpartition(":")[2], 16) == port for line in open_ones)
-
-
 def has_come(broker: Broker) -> bool:
     """Whether a message waits."""
     return bool(broker.listener.router.getsockopt(zmq.EVENTS) & zmq.POLLIN)
@@ -79,7 +71,7 @@ def test_who_is_gone_is_not_worked_for(
     gone.send_multipart(change(1))
     until(lambda: has_come(broker), 10)
     gone.close()
-    until(lambda: not connections(broker), 30, "all has come, and its end")
+    until(lambda: not zmtp.connections(broker.address, both=False), 30, "all has come, and its end")
     while has_come(broker):
         broker.turn(0)
     assert 0 < room.reads <= BUDGET, "those of the first turn"

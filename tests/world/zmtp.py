@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from pathlib import Path
 
 MORE, LONG, COMMAND = 1, 2, 4
 
@@ -41,6 +42,16 @@ def connect(port: int, timeout_s: float = 10.0) -> socket.socket:
     head = _read(raw, 2)
     _read(raw, head[1])
     return raw
+
+
+def connections(address: str, both: bool = True) -> int:
+    """How many ends of connections to this port of 127.0.0.1 somebody has open (proc(5):
+    addresses, state; those that wait are the kernel's alone).  Not `both`: the server's only."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    busy = [line for line in lines if line[3] in ("01", "04", "05", "08", "09")]
+    ours = [line for line in busy if line[1].endswith(port) or both and line[2].endswith(port)]
+    return len(ours)
 
 
 def _read(raw: socket.socket, count: int) -> bytes:
