@@ -143,10 +143,14 @@ class Broker:
             task, value, error = self.ready.popleft()
             if task.closed:
                 continue
-            if task.room is self.room:
-                self._step(task, value, error)
-            else:  # of a room that has ended
+            if task.room is not self.room:  # it has ended
                 task.coroutine.close()
+            elif task.caller and not self.listener.stands(task.caller.key):
+                task.coroutine.close()
+                changed = Unavailable("the rights of its key were changed while this waited")
+                self._finish(task, wire.Failed.of(changed))  # asked again, it is judged anew
+            else:
+                self._step(task, value, error)
 
     # --- requests ------------------------------------------------------------------------------
 

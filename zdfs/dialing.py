@@ -160,7 +160,7 @@ class Dialer:
     def _dressed(self, pin: str) -> zmq.Socket[bytes]:
         dealer: zmq.Socket[bytes] = self.context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
-        dealer.setsockopt(zmq.MAXMSGSIZE, max(limits.FRAME_BYTES, limits.HEAD_BYTES))
+        dealer.setsockopt(zmq.MAXMSGSIZE, limits.SEALED_BYTES)
         dealer.setsockopt(zmq.SNDHWM, limits.PEERS_QUEUED)
         if self._keys is not None:
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.own.public.encode())

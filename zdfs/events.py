@@ -29,6 +29,8 @@ from zdfs.membership import Membership
 from zdfs.ports import Caller
 from zdfs.sessions import Mount
 
+OFTEN = 60  # comings and goings of one key's mounts (or one machine's) that are told ...
+OFTEN_NS = 600 * 10**9  # ... within so long: else they would push all else out
 ROOM_AGAIN_BYTES = limits.META_RESERVE_BYTES  # above what is kept back: else it would flutter
 
 
@@ -43,6 +45,7 @@ class Chronicle:
     def __init__(self, members: Membership):
         self.members, self.ledger = members, members.ledger
         self.full = False
+        self._lately: dict[str, tuple[int, int]] = {}  # since when, how often
 
     def tasks(self) -> list[tuple[str, Coroutine[Trap, Any, None]]]:
         """What runs beside the requests."""
@@ -60,14 +63,28 @@ class Chronicle:
 
     def came(self, at_ns: int, mount: Mount) -> None:
         """A mount is here.  Commands that visit for a moment have no directory."""
-        if mount.record.mount.startswith("/"):
+        if mount.record.mount.startswith("/") and self._seldom(at_ns, mount):
             self.ledger.event(at_ns, "mount", shown(mount))
 
     def went(self, at_ns: int, mount: Mount, kind: str = "unmount", text: str = "") -> None:
         """A mount has ended."""
         self.blocked(at_ns, mount, (), lives=False)
-        if text or mount.record.mount.startswith("/"):
+        if (text or mount.record.mount.startswith("/")) and self._seldom(at_ns, mount):
             self.ledger.event(at_ns, kind, text or shown(mount))
+
+    def _seldom(self, at_ns: int, mount: Mount) -> bool:
+        """Whether it is told that it came or went; that it no longer is, once."""
+        host = mount.record.host.partition("@")[0]  # the key's name, where there are keys
+        since, count = self._lately.get(host, (at_ns, 0))
+        if at_ns - since > OFTEN_NS:
+            since, count = at_ns, 0
+        if len(self._lately) >= limits.SESSIONS:
+            self._lately.clear()
+        self._lately[host] = since, count + 1
+        if count == OFTEN:
+            text = f"{shown(mount)} comes and goes too often for each to be told"
+            self.ledger.event(at_ns, "mount", text)
+        return count < OFTEN
 
     def blocked(
         self, at_ns: int, mount: Mount, waits: tuple[wire.Blocked, ...], lives: bool = True

@@ -13,14 +13,14 @@ A session belongs to the key that opened it: its name stands before the host's, 
 import dataclasses
 import stat
 from collections.abc import Callable, Coroutine, Set
-from errno import EACCES, ENOENT
+from errno import EACCES, ENOENT, ESTALE
 from typing import Any
 
 from zdfs import confined, limits, namespace, passes, wire
 from zdfs.calls import Trap, now
 from zdfs.errors import Damaged, NoSession, Posix
 from zdfs.admission import allowed
-from zdfs.ids import ROOT, Ino
+from zdfs.ids import ROOT, Ino, Session
 from zdfs.keys import Role
 from zdfs.ledger import Ledger
 from zdfs.ports import Caller, Handler
@@ -35,13 +35,18 @@ DEPTH = 10_000  # directories on the way up; a deeper place is nobody's who is c
 
 Sound = Callable[[float], None]  # raises Unavailable while the metaserver can't answer
 Heal = Callable[[bytes], Coroutine[Trap, Any, int]]  # a record, from the metadata's copies
+May = Callable[[Ino], bool]
+Unlock = Callable[[Session, May, float], None]  # what it may not have any more
 
 
 class Guard:
     """The metaserver's."""
 
-    def __init__(self, ledger: Ledger, sessions: Sessions, may_read: Sound, heal: Heal):
+    def __init__(
+        self, ledger: Ledger, sessions: Sessions, may_read: Sound, heal: Heal, unlock: Unlock
+    ):  # fmt: skip
         self.ledger, self.sessions, self.may_read, self.heal = ledger, sessions, may_read, heal
+        self.unlock = unlock
         self.mint = passes.Mint(ledger.incarnation << 24, limits.PASS_S)
 
     def welcome(self, caller: Caller, request: wire.Message) -> None:
@@ -69,7 +74,7 @@ class Guard:
                 return dataclasses.replace(told, secrets=self.mint.told(at))
             if found is None or found.role is not Role.CLIENT:
                 return await handler(_named(request, caller), caller)
-            mount = self._mount(caller, found)
+            mount = self._mount(caller, found, await now())
             if isinstance(request, wire.Announce) and not found.write:
                 request = dataclasses.replace(request, holdings=())  # it was never granted any
             if not found.translated or isinstance(request, OWN):
@@ -80,20 +85,52 @@ class Guard:
             reply = await handler(_named(ours, caller), caller)
             if mount is not None:
                 self._reach(mount, ours, reply, root)
-            if isinstance(reply, (wire.Listing, wire.NameList)) and ours.ino == root:
-                reply = dataclasses.replace(reply, parent=root)  # nothing is above it
-            shown = confined.translated(reply, confined.outward(found, root))
+            shown = confined.translated(
+                self._without_above(reply, ours, root), confined.outward(found, root)
+            )
             return self._passing(shown, caller, found)
 
         return guarded
 
-    def _mount(self, caller: Caller, found: Rights) -> Mount | None:
-        """The caller's.  What it had by other rights, it has no more."""
+    def _mount(self, caller: Caller, found: Rights, at: float) -> Mount | None:
+        """The caller's.  What it had by other rights, it has no more, and others may have it."""
         mount = self.sessions.mounts.get(caller.head.session)
         if mount is not None and mount.under != found:
             mount.under, mount.root = found, ROOT
             mount.reached.clear()
+            mount.fading.clear()
+            for ino in self.sessions.held_by(mount.session):
+                if not self.may_hold(mount, ino):
+                    self.sessions.free(ino)  # a commit is refused to it from now on
+            self.unlock(mount.session, lambda ino: self._may(mount, Checking.may_lock, ino), at)
         return mount
+
+    def _without_above(self, reply: wire.Reply, ours: Any, root: Ino) -> wire.Reply:
+        """A reply that names nothing above its root."""
+        if isinstance(reply, (wire.Listing, wire.NameList)) and ours.ino == root:
+            return dataclasses.replace(reply, parent=root)
+        if isinstance(reply, wire.PolicyFound):
+            with self.ledger.view() as view:
+                if not within(view, reply.origin, root, {}):
+                    return dataclasses.replace(reply, origin=Ino(0))
+        return reply
+
+    def may_hold(self, mount: Mount, ino: Ino) -> bool:
+        """Whether a mount may write a file, by the rights that it was last heard with."""
+        found = mount.under
+        if isinstance(found, Rights) and not found.write:
+            return False
+        return self._may(mount, Checking.may_hold, ino)
+
+    def _may(self, mount: Mount, may: Callable[["Checking", Ino], bool], ino: Ino) -> bool:
+        found = mount.under
+        if not isinstance(found, Rights) or not found.translated:
+            return True
+        try:
+            with self.ledger.view() as view:
+                return may(Checking(view, found, _root(view, found), mount), ino)
+        except (Damaged, Posix):  # its root is gone, or nobody can say
+            return False
 
     async def _ours(
         self, request: wire.Message, caller: Caller, found: Rights, mount: Mount | None
@@ -111,7 +148,7 @@ class Guard:
                         if isinstance(request, wire.Announce):  # others wait until it has
                             return ROOT, _emptied(request)
                         raise
-                    checking = Checking(view, caller, found, root, mount, vain)
+                    checking = Checking(view, found, root, mount, vain)
                     return root, checking.checked(request)
             except Damaged as error:
                 if error.key in healed or not await self.heal(error.key):
@@ -182,11 +219,11 @@ class Checking:
     """What one request of a confined client may name."""
 
     def __init__(
-        self, view: View, caller: Caller, found: Rights, root: Ino, mount: Mount | None,
+        self, view: View, found: Rights, root: Ino, mount: Mount | None,
         vain: Set[bytes] = frozenset(),
     ):  # fmt: skip
         """`vain`: records that can't be read, nor be got back."""
-        self.view, self.caller, self.found, self.root = view, caller, found, root
+        self.view, self.found, self.root = view, found, root
         self.mount, self.vain = mount, vain
         self.squash = None if found.squash is None else Squash(view)
         self.known: dict[Ino, bool] = {}
@@ -202,7 +239,7 @@ class Checking:
             if there(self.view, ours.parent, ours.name) == ours.ino:
                 self._below(ours.parent, ours.ino)
         for ino in confined.inodes(ours):
-            self._seen(ino)
+            self._seen(ino, isinstance(ours, wire.Link))
         if isinstance(ours, wire.Create):
             found = there(self.view, ours.parent, ours.name)
             if found is not None:
@@ -211,17 +248,18 @@ class Checking:
             self.squash.check(ours)
         return ours
 
-    def _seen(self, ino: Ino) -> None:
+    def _seen(self, ino: Ino, named: bool) -> None:
+        """ESTALE, as for what is not there: it can't be seen (by a name, if it has to be `named`).
+        A mount looks its name up again then, which may show it."""
         inode = self.view.find(ino)
         if inode is None or within(self.view, ino, self.root, self.known):
             return  # what is not there is ESTALE, says the handler; 0 is none
-        if self.mount is not None and ino in self.mount.reached:
-            return
-        assert self.caller.key is not None
-        shown = self.found.root.decode(errors="backslashreplace")
-        raise Posix(
-            EACCES, f"inode {ino} is not below {shown}, which {self.caller.key.name} may see"
-        )
+        if self.mount is not None:
+            if ino in self.mount.reached:
+                return
+            if ino in self.mount.fading and ino in self.mount.openings and not named:
+                return
+        raise Posix(ESTALE)
 
     def _below(self, parent: Ino, ino: Ino) -> None:
         """What a name below the root leads to, wherever it was made, is below it."""
@@ -231,18 +269,20 @@ class Checking:
 
     def _announced(self, request: wire.Announce) -> wire.Announce:
         """What may be had open and held: files."""
-        squash = self.squash
-        holdings = [one for one in request.holdings if self._file(one.ino)]
-        locks = [one for one in request.locks if self._file(one.ino)]
-        if squash is not None:
-            holdings = [one for one in holdings if squash.may_write(one.ino)]
-            locks = [one for one in locks if squash.may_lock(one.ino)]
         return dataclasses.replace(
             request,
             openings=tuple(one for one in request.openings if self._file(one.ino)),
-            holdings=tuple(holdings),
-            locks=tuple(locks),
+            holdings=tuple(one for one in request.holdings if self.may_hold(one.ino)),
+            locks=tuple(one for one in request.locks if self.may_lock(one.ino)),
         )
+
+    def may_hold(self, ino: Ino) -> bool:
+        """Whether it may write a file."""
+        return self._file(ino) and (self.squash is None or self.squash.may_write(ino))
+
+    def may_lock(self, ino: Ino) -> bool:
+        """Whether it may have a lock on it."""
+        return self._file(ino) and (self.squash is None or self.squash.may_lock(ino))
 
     def _file(self, ino: Ino) -> bool:
         try:

@@ -30,6 +30,7 @@ PAGES = FILE_BYTES // (PAGE_BLOCKS * BLOCK_BYTES_MIN) + 1  # of the map of the l
 # --- messages --------------------------------------------------------------------------------
 HEAD_BYTES = 256 * KIB  # a header frame: the largest listing, inventory or xattr fits
 FRAME_BYTES = BLOCK_BYTES_MAX  # a bulk frame is one block
+SEALED_BYTES = max(HEAD_BYTES, FRAME_BYTES) + 64  # a frame as ZeroMQ counts it: CURVE adds 33
 BLOCKS = 256  # blocks in one vectored Put or Get
 FRAMES = BLOCKS + 4  # frames in one message, routing included
 MESSAGE_BYTES = 8 * MIB  # sum over the frames of one message

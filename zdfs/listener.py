@@ -68,7 +68,7 @@ class Listener:
             raise self._refusal(error) from error
         router.setsockopt(zmq.LINGER, 0)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.MAXMSGSIZE, max(limits.FRAME_BYTES, limits.HEAD_BYTES))
+        router.setsockopt(zmq.MAXMSGSIZE, limits.SEALED_BYTES)
         router.setsockopt(zmq.RCVHWM, 0)  # a peer at its limit that is reset: see below
         router.setsockopt(zmq.SNDHWM, limits.PEERS_QUEUED // 4)
         router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
@@ -120,6 +120,12 @@ class Listener:
     def holder(self, frame: zmq.Frame) -> Key | None:
         """Whose message this is a frame of; None: there are no keys, or it may not speak."""
         return self.gate.holder(frame) if self.gate is not None else None
+
+    def stands(self, key: Key | None) -> bool:
+        """Whether a key that was let in is still as it was then."""
+        if self.gate is None or key is None:
+            return True
+        return self.gate.allowed.get(key.public) == key
 
     def whose(self, frame: zmq.Frame) -> str:
         """The same for a line about a message that was refused."""

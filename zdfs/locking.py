@@ -9,7 +9,7 @@ not flushed; its reply brings the file's attributes as of then.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from errno import EDEADLK, ENOLCK
 
 from zdfs import limits, namespace, wire
@@ -196,6 +196,18 @@ class Locking:
     def ended(self, session: Session, at: float) -> None:
         """A mount is gone, its locks are free."""
         self._wake(self.locks.end(session), at)
+
+    def keep_only(self, session: Session, may: Callable[[Ino], bool], at: float) -> None:
+        """A mount's rights have changed: its locks on other files are free."""
+        freed = [
+            (owner, key)
+            for key, owners in self.locks.files.items()
+            for owner in owners
+            if owner.session == session and not may(key[0])
+        ]
+        for owner, key in freed:
+            self.locks.unlock(owner, key)
+        self._wake([key for _, key in freed], at)
 
     def _wake(self, keys: Iterable[Key], at: float) -> None:
         """Tell those whose turn it may be; who isn't reached asks all the same."""

@@ -11,6 +11,7 @@ return; what was read before a trap is checked again inside the block.
 
 import collections
 import logging
+import stat
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from zdfs import addresses, events, extents, limits, metacheck
 from zdfs import records, schema, wire
 from zdfs.calls import Trap, clock, now, sleep
 from zdfs.contents import Contents
-from zdfs.errors import Damaged, NoSession, Unavailable
+from zdfs.errors import BadMessage, Damaged, NoSession, Unavailable
 from zdfs.events import Chronicle
 from zdfs.gauges import MetaParts, of_meta
 from zdfs.guard import Guard
@@ -32,6 +33,7 @@ from zdfs.measures import Meter, Role
 from zdfs.membership import Membership
 from zdfs.names import Names
 from zdfs.ports import Caller, Handler, Push, Reader
+from zdfs.rights import Need, needed
 from zdfs.schema import KeptReply, SessionRecord
 from zdfs.sessions import Kept, Sessions
 from zdfs.tables import View, decode, scan_past_damage
@@ -42,6 +44,9 @@ from zdfs.wire import State
 log = logging.getLogger("zdfs.meta")
 
 SHOWN = 128  # characters of a mount's host and directory: they are only shown
+AGAIN = (wire.Open, wire.ReturnGrant, wire.Lock, wire.Unlock, wire.StopWaiting, wire.CloseSession)
+"""What comes in a slot and is no change (an open that only reads): a repeat may run again."""
+HOLDING = (wire.Create, wire.Open, wire.Grant)
 LATE = f"did not say within {limits.ANNOUNCE_S:.0f} s what it holds, and others wait for that"
 WALK_RECORDS = 512  # records the background walk looks at between two rounds
 WALK_RESTS = 9  # ... and then rests for so many times as long as that took: others are served
@@ -60,7 +65,10 @@ class Meta:
         self.members = Membership(
             ledger, self.sessions, block_bytes, faults, self.broadcast, meta_copies
         )
-        self.guard = Guard(ledger, self.sessions, self.members.may_read, self._heal)
+        self.guard = Guard(
+            ledger, self.sessions, self.members.may_read, self._heal,
+            lambda *words: self.locking.keep_only(*words),
+        )  # fmt: skip
         self.contents = Contents(ledger, self.sessions, self.members)
         self.locking = Locking(ledger, self.sessions, self.members, self.contents)
         self.names = Names(ledger, self.members, self.contents.orphans)
@@ -188,12 +196,17 @@ class Meta:
     def admit(self, head: wire.RequestHead, request: wire.Message) -> wire.Reply | None:
         """The kept reply of a repeated change.  What it grants and opens is soft: if we restarted
         since, the mount could not announce what it had not heard of yet."""
-        kept = self.sessions.admit(head)
+        need = needed(request)
+        if need not in (Need.CHANGE, Need.ADMIN) and not isinstance(request, AGAIN):
+            raise BadMessage(f"{type(request).__name__} changes nothing, and came in a slot")
+        kept = self.sessions.admit(head, lasts=need is not Need.LOOK)
         if isinstance(kept, (wire.Opened, wire.Granted)):
             ino = kept.attributes.ino
             if isinstance(request, (wire.Create, wire.Open)):
                 self.sessions.opened(head.session, ino, request.opening)
-            self._hold_again(head.session, ino, kept.token)
+            mount = self.sessions.mount(head.session)
+            if isinstance(request, HOLDING) and self.guard.may_hold(mount, ino):
+                self._hold_again(head.session, ino, kept.token)
             held = self.sessions.holder(ino)
             if held is None or (held.session, held.token) != (head.session, kept.token):
                 return replace(kept, token=Token(0))  # it has ended: nobody may write under it
@@ -218,9 +231,8 @@ class Meta:
         if isinstance(reply, wire.Failed):
             self.sessions.keep(head, reply if reply.failure().definite else None)
             return
-        soft = isinstance(reply, (wire.Locked, wire.Unlocked))  # a repeat may run again
-        soft = soft or not self.ledger.begun  # what is answered before the grant changes no record
-        if self.sessions.keep(head, reply) and not soft:
+        # What is answered before the grant changes no record.
+        if self.sessions.keep(head, reply) and self.ledger.begun:
             kept = KeptReply(head.sequence, reply.operation, self.ledger.pack_reply(reply))
             with self.ledger.raw() as txn:
                 txn.put(schema.kept_key(head.session, head.slot), records.pack(kept))
@@ -242,6 +254,12 @@ class Meta:
         async def told(request: wire.Message, caller: Caller) -> wire.Reply:
             reply = await self._sound(handler, request, caller)
             session, changed = caller.head.session, self.ledger.take_changed()
+            if isinstance(reply, wire.Renamed):
+                directory = stat.S_ISDIR(reply.moved.mode)
+                both = [one.ino for one in (reply.moved, reply.replaced) if one is not None]
+                self.sessions.unnamed(None if directory else both)
+            elif isinstance(request, wire.Unlink) and isinstance(reply, wire.Found):
+                self.sessions.unnamed([reply.attributes.ino])
             if changed:
                 for other, inos in self.sessions.interests.changed(changed, session).items():
                     self._tell(other, inos)

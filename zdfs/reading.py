@@ -167,11 +167,13 @@ class Reader:
                 return found
 
     async def beneath(self, file: File, block: BlockNo) -> Buffer:
-        """The visible bytes that a write goes over: it waits for their servers, like any write."""
+        """The visible bytes that a write goes over: it waits for their servers, like any write.
+        Posix: it is not ours to write any more."""
         while True:
             try:
                 return (await self.clean(file, [block]))[block]
             except Silent:
+                await self.contact.ask_briefly(wire.GetAttributes(file.ino))
                 await wait(self.contact.map_changed, limits.RETRY_S)
 
     def _cached(self, file: File, blocks: list[BlockNo]) -> dict[BlockNo, Buffer] | None:

@@ -10,6 +10,7 @@ so a commit needs no soft state to be judged: its token is the inode's, or it is
 every session known at the start has announced itself or died, no grant is given to somebody else.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from zdfs import limits, wire
@@ -22,10 +23,11 @@ from zdfs.schema import SessionRecord
 
 @dataclass(slots=True)
 class Kept:
-    """A slot's newest change: its reply, or None while it runs or when it failed."""
+    """A slot's newest change: its reply, or None while it runs or when a repeat may run again."""
 
     sequence: int
     reply: wire.Reply | None
+    lasts: bool = True  # else a repeat may run again in any case
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Mount:
     root: Ino = ROOT  # what it calls so, if its key is confined
     under: object = None  # the rights that it was last heard with; what it reached by them:
     reached: set[Ino] = field(default_factory=set)  # below its root by a name, but made elsewhere
+    fading: set[Ino] = field(default_factory=set)  # likewise, until it closes them
 
 
 @dataclass(slots=True)
@@ -153,8 +156,9 @@ class Sessions:
 
     # --- slots ---------------------------------------------------------------------------------
 
-    def admit(self, head: wire.RequestHead) -> wire.Reply | None:
-        """The kept reply of a repeated change; None for a new one.
+    def admit(self, head: wire.RequestHead, lasts: bool = True) -> wire.Reply | None:
+        """The kept reply of a repeated change; None for a new one.  `lasts`: whether its own is to
+        be kept.
 
         Raises BadMessage for an old sequence (a late repeat whose answer was already taken).
         """
@@ -163,7 +167,7 @@ class Sessions:
             raise BadMessage(f"slot {head.slot} of {limits.SLOTS}")
         kept = mount.slots.get(head.slot)
         if kept is None or head.sequence > kept.sequence:
-            mount.slots[head.slot] = Kept(head.sequence, None)
+            mount.slots[head.slot] = Kept(head.sequence, None, lasts)
             return None
         if head.sequence < kept.sequence:
             raise BadMessage("a late repeat of a change that was already answered")
@@ -171,11 +175,13 @@ class Sessions:
 
     def keep(self, head: wire.RequestHead, reply: wire.Reply | None) -> bool:
         """Remember the reply to the slot's newest change (None: a repeat may run again).  False
-        when there is nobody to remember it for: the session has ended, or a newer change has come.
-        """
+        when it need not be, or there is nobody to remember it for: the session has ended, or a
+        newer change has come."""
         mount = self.mounts.get(head.session)
         kept = None if mount is None else mount.slots.get(head.slot)
         if mount is None or (kept is not None and kept.sequence > head.sequence):
+            return False
+        if kept is not None and not kept.lasts:
             return False
         mount.slots[head.slot] = Kept(head.sequence, reply)
         return True
@@ -193,6 +199,7 @@ class Sessions:
         if openings.get(ino, 0) > opening:
             return False
         openings.pop(ino, None)
+        self.mounts[session].fading.discard(ino)
         return True
 
     def is_open(self, ino: Ino) -> bool:
@@ -203,6 +210,14 @@ class Sessions:
         """Whether this mount has it open."""
         mount = self.mounts.get(session)
         return mount is not None and ino in mount.openings
+
+    def unnamed(self, inos: Collection[Ino] | None) -> None:
+        """Names of these files (None: of any) were taken away or moved: who is confined reaches
+        them no more until another name shows them, but for what it has open."""
+        for mount in self.mounts.values():
+            gone = mount.reached if inos is None else mount.reached.intersection(inos)
+            mount.fading.update(ino for ino in gone if ino in mount.openings)
+            mount.reached.difference_update(list(gone))
 
     # --- grants --------------------------------------------------------------------------------
 

@@ -13,16 +13,17 @@ import pytest
 import zmq
 
 from tests.conftest import until
-from tests.contract.test_broker import DONE, US, Here, question
+from tests.contract.test_broker import DONE, US, Here, answer, question
 from tests.contract.test_broker import ask as asked
+from tests.contract.test_broker import change as changed
 from tests.contract.test_link import Asking, Told, serving
 from tests.live.cluster import free_ports
 from tests.world.stores import MemoryMetaStore
 from zdfs import keys, wire
 from zdfs.broker import Broker
-from zdfs.calls import Peer, call
+from zdfs.calls import Peer, call, notify
 from zdfs.dialing import Dialer
-from zdfs.errors import Mistrusted, Refused, StartError, Unreachable
+from zdfs.errors import Mistrusted, Refused, StartError, Unavailable, Unreachable
 from zdfs.ids import Ino
 from zdfs.keys import Role
 from zdfs.link import Link
@@ -68,6 +69,11 @@ def allows(here: Here, key: keys.Key) -> bool:
     """Whether the server has looked at its list, and this key is on it."""
     gate = here.broker.listener.gate
     return gate is not None and key.public in gate.allowed
+
+
+def stands(here: Here, key: keys.Key) -> bool:
+    """Whether the server counts this key as it is here."""
+    return here.broker.listener.stands(key)
 
 
 def change(link: Link, here: Here, sequence: int) -> keys.Key | None:
@@ -196,6 +202,39 @@ def test_a_revoked_key_ends_on_open_connections_too(
         ask(link, here, 10.0)
     assert ask(bystander, here)
     opened.close(0)
+    dialer.close()
+
+
+@pytest.mark.parametrize("how", ["cut", "revoked", "as it was"])
+def test_what_waits_is_not_done_under_rights_that_are_gone(
+    here: Here, folder: Path, how: str
+) -> None:
+    """A request that was parked when its key was changed; it had been judged by what it could do
+    before."""
+    laptop, given = keymaking.give(folder, "laptop", may="root=/home")
+    dialer = Dialer(here.context, given)
+    dealer = dialer.dealer(Peer(here.address))
+    asked(dealer, question(1))
+    dealer.send_multipart(changed(1, b"park"))
+    until(lambda: here.room.started == [b"park"])
+    if how == "cut":
+        text = (folder / "cluster").read_text().replace("root=/home", "ro root=/home")
+        (folder / "cluster").write_text(text)
+        until(lambda: not stands(here, laptop))
+    elif how == "revoked":
+        keymaking.end(folder, "laptop")
+        until(lambda: not stands(here, laptop))
+    notify(here.room.opened)
+    dealer.send_multipart(question(2))  # wakes the server
+    replies = dict(answer(dealer) for _ in range(2))
+    (reply,) = [reply for head, reply in replies.items() if head.slot == 0]
+    if how == "as it was":
+        assert reply == wire.Target(b"1")
+    else:
+        assert isinstance(reply.failure(), Unavailable), "asked again, it is judged anew"
+        with here.store.read() as read:
+            assert read.get(b"n") is None
+    dealer.close(0)
     dialer.close()
 
 

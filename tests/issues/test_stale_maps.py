@@ -77,6 +77,7 @@ def test_a_write_waits_for_the_bytes_around_it() -> None:
         mount.hand.answer(wire.Get, Unreachable("silence"))
         mount.hand.sleep()
     assert not done.over, done.failure
+    mount.hand.answer(wire.GetAttributes, wire.Found(attributes(1, BLOCK)))  # it is still ours
     notify(mount.writer.contact.map_changed)
     mount.hand.go()
     while mount.hand.waits(wire.Get):

@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import until
 from tests.live.cluster import BIN, Cluster
+from tests.live.hands import Hand
 from zdfs import blockmap, rights, wire
 from zdfs.calls import Peer, call
 from zdfs.errors import Failure, NoPass
@@ -49,6 +50,25 @@ class House(Cluster):
         self.manage("add", self.keys, name, "--rights", given)
         until(lambda: f"{name} (" not in self.refusals(name), 10, "the servers know the key")
         return self.mount(name, "--keys", str(self.given(name)))
+
+    def restrict(self, name: str, rights_: str) -> None:
+        """Change what a key may do, as OPERATING says: its line's end."""
+        assert self.keys is not None
+        lines = (self.keys / "cluster").read_text().splitlines()
+        lines = [
+            (
+                line.partition(" rights=")[0] + f" rights={rights_}"
+                if line.startswith(f"{name} ")
+                else line
+            )
+            for line in lines
+        ]
+        new = self.keys / "new"
+        new.write_text("\n".join(lines) + "\n")
+        new.chmod(0o600)
+        log = len(self.log("meta"))
+        new.rename(self.keys / "cluster")
+        until(lambda: "keys are allowed" in self.log("meta")[log:], what="it counts")
 
     def given(self, name: str) -> Path:
         assert self.keys is not None
@@ -117,9 +137,9 @@ def test_the_numbers_of_what_is_outside_open_nothing(house: House) -> None:
         volume = PathVolume(house.meta_address, "(burglar)", link)
         link.run(volume.contact.open())
         outside = facts["inode"]
-        with pytest.raises(Failure, match="is not below /in"):
+        with pytest.raises(Failure, match="Stale file handle"):
             link.run(volume.contact.ask(wire.GetAttributes(outside)))
-        with pytest.raises(Failure, match="is not below /in"):
+        with pytest.raises(Failure, match="Stale file handle"):
             link.run(volume.contact.ask(wire.ReadMap(outside, PageNo(0), 1)))
         inside = link.run(volume.lookup(b"/deep/leaf"))
         link.run(volume.contact.ask(wire.ReadMap(inside.ino, PageNo(0), 1)))
@@ -192,4 +212,27 @@ def test_passes_outlive_both_servers(house: House) -> None:
         subprocess.run(["sync", mount / "again"], check=True, timeout=60)
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         assert file.read() == b"l" * (SIZE - 10)
+    house.unmount(mount)
+
+
+@pytest.mark.parametrize("cut", ["ro", "root=/in", "root-squash"])
+def test_rights_that_are_cut_while_something_is_written(house: House, cut: str) -> None:
+    """Whoever else writes the file need not wait; the program is told that its bytes are lost."""
+    name = f"cut-{cut.partition('=')[0]}"
+    mount = house.client(name, "rw")
+    victim = house.whole / f"victim-of-{name}"
+    victim.write_bytes(b"v" * 1000)
+    victim.chmod(0o644)
+    until(lambda: (mount / victim.name).exists(), 15)
+    with Hand(mount) as hand:
+        hand(f"fd = os.open({victim.name!r}, os.O_RDWR)")
+        hand("os.pwrite(fd, b'dirty', 100)")
+        house.restrict(name, cut)
+        subprocess.run(["sh", "-c", f"printf zz >>{victim}"], check=True, timeout=60)
+        assert victim.stat().st_size == 1002
+        with pytest.raises(OSError):
+            hand("os.fsync(fd)")
+        assert victim.read_bytes() in (
+            b"v" * 1000 + b"zz", b"v" * 100 + b"dirty" + b"v" * 895 + b"zz",
+        )  # fmt: skip
     house.unmount(mount)
