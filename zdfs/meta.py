@@ -45,7 +45,8 @@ log = logging.getLogger("zdfs.meta")
 
 SHOWN = 128  # characters of a mount's host and directory: they are only shown
 AGAIN = (wire.Open, wire.ReturnGrant, wire.Lock, wire.Unlock, wire.StopWaiting, wire.CloseSession)
-"""What comes in a slot and is no change (an open that only reads): a repeat may run again."""
+"""What comes in a slot and changes nothing that is stored (an open that only reads): after a
+restart a repeat may run again."""
 HOLDING = (wire.Create, wire.Open, wire.Grant)
 LATE = f"did not say within {limits.ANNOUNCE_S:.0f} s what it holds, and others wait for that"
 WALK_RECORDS = 512  # records the background walk looks at between two rounds

@@ -11,13 +11,14 @@ it is read again.  When the map still names it and every live replica says no, o
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 from zdfs import addresses, blockmap, checksum, limits, placement, wire
 from zdfs.cache import Blocks, File
 from zdfs.calls import Condition, notify, now, sleep, spawn, wait
 from zdfs.checksum import Buffer
 from zdfs.contact import Contact
-from zdfs.errors import Damaged, Failure, Silent
+from zdfs.errors import Damaged, Failure, NoSession, Silent
 from zdfs.ids import BlockNo, PageNo, Slot
 from zdfs.wire import Held
 
@@ -173,7 +174,8 @@ class Reader:
             try:
                 return (await self.clean(file, [block]))[block]
             except Silent:
-                await self.contact.ask_briefly(wire.GetAttributes(file.ino))
+                with suppress(NoSession):
+                    await self.contact.ask_briefly(wire.GetAttributes(file.ino))
                 await wait(self.contact.map_changed, limits.RETRY_S)
 
     def _cached(self, file: File, blocks: list[BlockNo]) -> dict[BlockNo, Buffer] | None:

@@ -27,7 +27,7 @@ class Kept:
 
     sequence: int
     reply: wire.Reply | None
-    lasts: bool = True  # else a repeat may run again in any case
+    lasts: bool = True  # over a restart of the metaserver, else its repeat runs again then
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class Sessions:
 
     def admit(self, head: wire.RequestHead, lasts: bool = True) -> wire.Reply | None:
         """The kept reply of a repeated change; None for a new one.  `lasts`: whether its own is to
-        be kept.
+        be stored.
 
         Raises BadMessage for an old sequence (a late repeat whose answer was already taken).
         """
@@ -175,16 +175,17 @@ class Sessions:
 
     def keep(self, head: wire.RequestHead, reply: wire.Reply | None) -> bool:
         """Remember the reply to the slot's newest change (None: a repeat may run again).  False
-        when it need not be, or there is nobody to remember it for: the session has ended, or a
-        newer change has come."""
+        when it need not be stored, or there is nobody to remember it for: the session has ended, or
+        a newer change has come."""
         mount = self.mounts.get(head.session)
         kept = None if mount is None else mount.slots.get(head.slot)
         if mount is None or (kept is not None and kept.sequence > head.sequence):
             return False
-        if kept is not None and not kept.lasts:
-            return False
-        mount.slots[head.slot] = Kept(head.sequence, reply)
-        return True
+        lasts = kept is None or kept.lasts
+        if not lasts and isinstance(reply, wire.Opened):
+            reply = None  # it is long, and nothing is changed by opening again what is only read
+        mount.slots[head.slot] = Kept(head.sequence, reply, lasts)
+        return lasts
 
     # --- open files ----------------------------------------------------------------------------
 
@@ -215,9 +216,10 @@ class Sessions:
         """Names of these files (None: of any) were taken away or moved: who is confined reaches
         them no more until another name shows them, but for what it has open."""
         for mount in self.mounts.values():
-            gone = mount.reached if inos is None else mount.reached.intersection(inos)
-            mount.fading.update(ino for ino in gone if ino in mount.openings)
-            mount.reached.difference_update(list(gone))
+            if mount.reached:
+                gone = set(mount.reached if inos is None else mount.reached.intersection(inos))
+                mount.fading.update(ino for ino in gone if ino in mount.openings)
+                mount.reached -= gone
 
     # --- grants --------------------------------------------------------------------------------
 

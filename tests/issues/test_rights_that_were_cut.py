@@ -59,6 +59,20 @@ def test_who_only_reads_stores_nothing(house: House) -> None:
     assert not any(kept.reply for kept in mount.slots.values()), "nor in memory"
 
 
+def test_a_late_repeat_gives_back_no_lock_that_was_taken_since(house: House) -> None:
+    claim = FileLock(house.file, LockKind.FLOCK, 1, 1, Span(0, 2**63 - 1, True))
+    asked = house.caller("ada", 1)
+    caller = asked._replace(head=asked.head._replace(incarnation=house.meta.incarnation))
+    for again in (False, True):
+        assert lock(house, "ada", house.file) is Verdict.GRANTED
+        kept = house.meta.admit(caller.head, wire.Unlock(claim))
+        assert (kept is not None) is again
+        if not again:
+            handler = house.meta.handlers[wire.Unlock]
+            house.meta.keep(caller.head, drive(handler(wire.Unlock(claim), caller)))
+    assert lock(house, "eve", house.file) is Verdict.CONFLICT
+
+
 # --- rights that were cut ------------------------------------------------------------------------
 
 
