@@ -1,0 +1,69 @@
+"""Clients that mean harm, within and beyond the rights of their keys.
+
+- Whoever might write one file could keep a cluster that had lost its metadata from ever being
+  rebuilt: dataservers stored blocks that no file can have, and `zdfs meta rebuild` ended there.
+"""
+
+import pytest
+
+from tests.issues.test_repairs import BYTES, CALLER, NAME, RING, dataserver, drive
+from zdfs import checksum, limits, wire
+from zdfs.data import Data
+from zdfs.errors import BadMessage, Unavailable
+from zdfs.ids import BlockNo, Epoch, Name, Slot
+
+# --- blocks that no file can have ----------------------------------------------------------------
+
+
+def put(
+    data: Data, name: Name = NAME, epoch: int = 1, start: int = 0, stored: bytes = BYTES
+) -> None:
+    """One block, from a client that may write it."""
+    block = wire.Put1(name, checksum.seal(name, stored), Epoch(epoch), Slot(start), len(stored))
+    request = wire.Put(b"c" * 16, (block,), b"", (stored,))
+    drive(data.put(request, CALLER), lambda peer, request: None)
+
+
+@pytest.mark.parametrize(
+    "name, epoch, start, stored, why",
+    [
+        (NAME, 1, 0, bytes(65537), "more than a block of 65536"),
+        (NAME._replace(block=BlockNo(2**64 - 1)), 1, 0, b"x", "the end of the longest file"),
+        (NAME, 0, 0, b"x", "ring 0, which there never was"),
+        (NAME, 1, len(RING), b"x", "slot 3, of a smaller ring"),
+    ],
+)
+def test_a_block_that_no_file_can_have_is_refused(
+    name: Name, epoch: int, start: int, stored: bytes, why: str
+) -> None:
+    data = dataserver()
+    with pytest.raises(BadMessage, match=why):
+        put(data, name, epoch, start, stored)
+    assert data.store.find(name) is None
+
+
+def test_the_last_block_of_the_longest_file_is_taken() -> None:
+    data, last = dataserver(), limits.FILE_BYTES // 65536
+    name = NAME._replace(block=BlockNo(last))
+    put(data, name, 1, len(RING) - 1, bytes(65535))
+    assert data.store.find(name) is not None
+
+
+def test_a_ring_that_a_server_was_not_told_of_yet_may_come() -> None:
+    """A mount may hear of it first: it asks again, like one whose pass is newer."""
+    data = dataserver()
+    with pytest.raises(Unavailable, match="ring 2, of which we were not told yet"):
+        put(data, epoch=2, start=3)
+    data.healer.rings[Epoch(2)] = (*RING, "127.0.0.1:4")
+    put(data, epoch=2, start=3)
+    assert data.store.find(NAME) is not None
+
+
+def test_a_server_that_was_just_started_takes_what_it_took() -> None:
+    """Nobody has told it of any ring; its own list is the one that there is."""
+    data = dataserver()
+    data.healer.rings.clear()
+    put(data)
+    assert data.store.find(NAME) is not None
+    with pytest.raises(BadMessage):
+        put(data, NAME._replace(block=BlockNo(1)), start=3)
