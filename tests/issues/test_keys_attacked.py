@@ -1,16 +1,25 @@
-"""Clients that mean harm, within and beyond the rights of their keys.
+"""Clients that mean harm, within and beyond the rights of their keys; and accidents with keys.
 
 - Whoever might write one file could keep a cluster that had lost its metadata from ever being
   rebuilt: dataservers stored blocks that no file can have, and `zdfs meta rebuild` ended there.
+- A list of keys that was not copied to its end let a confined client do everything, or a revoked
+  one in again: what restricts a key stands at the end of its line.
 """
 
-import pytest
+from pathlib import Path
+from typing import Any
 
+import pytest
+import zmq
+
+from tests.conftest import until
 from tests.issues.test_repairs import BYTES, CALLER, NAME, RING, dataserver, drive
-from zdfs import checksum, limits, wire
+from zdfs import checksum, keys, limits, rights, wire
 from zdfs.data import Data
-from zdfs.errors import BadMessage, Unavailable
+from zdfs.errors import BadMessage, StartError, Unavailable
+from zdfs.gate import Gate
 from zdfs.ids import BlockNo, Epoch, Name, Slot
+from zdfs.tools import keymaking
 
 # --- blocks that no file can have ----------------------------------------------------------------
 
@@ -67,3 +76,56 @@ def test_a_server_that_was_just_started_takes_what_it_took() -> None:
     assert data.store.find(NAME) is not None
     with pytest.raises(BadMessage):
         put(data, NAME._replace(block=BlockNo(1)), start=3)
+
+
+# --- lists of keys that end early ----------------------------------------------------------------
+
+
+def cut(path: Path, word: str) -> None:
+    """A copy that a full disk or a lost connection has ended."""
+    text = path.read_text()
+    path.write_text(text[: text.index(word)])
+
+
+def told(caplog: pytest.LogCaptureFixture) -> None:
+    """Until it is said; then that is forgotten."""
+    until(lambda: "looks cut off" in caplog.text, 10)
+    caplog.clear()
+
+
+def test_a_list_that_ends_early_gives_nobody_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "keys"
+    keymaking.make(folder, "node")
+    bob, _ = keymaking.give(folder, "bob", may="ro root=/home/bob")
+    context: zmq.Context[Any] = zmq.Context()
+    gate = Gate(context, folder)
+    try:
+        whole = (folder / "cluster").read_text()
+        for word in (" rights=", " root=", "/bob"):
+            cut(folder / "cluster", word)
+            told(caplog)
+            assert rights.of(gate.allowed[bob.public]).root == b"/home/bob"
+            (folder / "cluster").write_text(whole)
+        keymaking.end(folder, "bob")
+        until(lambda: bob.public not in gate.allowed, 10)
+        cut(folder / "cluster", " revoked=")
+        told(caplog)
+        assert bob.public not in gate.allowed
+    finally:
+        gate.close()
+        context.destroy(0)
+
+
+def test_what_to_do_with_a_list_that_ends_early_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    keymaking.make(folder, "node")
+    for name in ("cluster", "own"):
+        path = folder / name
+        assert path.read_text().endswith("\n")
+        path.write_text(path.read_text()[:-1])
+        with pytest.raises(StartError, match=f"{name} looks cut off.*copy it again"):
+            keys.load(folder)
+        path.write_text(path.read_text() + "\n")
+    assert keys.load(folder)
