@@ -11,6 +11,7 @@ A session belongs to the key that opened it: its name stands before the host's, 
 """
 
 import dataclasses
+import functools
 import stat
 from collections.abc import Callable, Coroutine, Set
 from errno import EACCES, ENOENT
@@ -111,7 +112,8 @@ class Guard:
                         if isinstance(request, wire.Announce):  # others wait until it has
                             return ROOT, _emptied(request)
                         raise
-                    checking = Checking(view, caller, found, root, mount, vain)
+                    holds = functools.partial(self._holds, caller)
+                    checking = Checking(view, caller, found, root, mount, holds, vain)
                     return root, checking.checked(request)
             except Damaged as error:
                 if error.key in healed or not await self.heal(error.key):
@@ -148,13 +150,17 @@ class Guard:
         if isinstance(reply, (wire.SessionOpened, wire.Beaten)) and found.whole:
             return dataclasses.replace(reply, permit=self.mint.sign(caller.key.name, uses))
         if isinstance(reply, (wire.MapPages, wire.Opened, wire.Granted)) and not found.whole:
-            held = self.sessions.holder(reply.attributes.ino)
-            if held is None or held.session != caller.head.session:
+            if not self._holds(caller, reply.attributes.ino):
                 uses &= passes.READ  # who writes has a grant
             return dataclasses.replace(
                 reply, permit=self.mint.sign(caller.key.name, uses, reply.attributes.ino)
             )
         return reply
+
+    def _holds(self, caller: Caller, ino: Ino) -> bool:
+        """Whether it may write a file now."""
+        held = self.sessions.holder(ino)
+        return held is not None and held.session == caller.head.session
 
 
 def owner(host: str) -> str:
@@ -183,12 +189,13 @@ class Checking:
 
     def __init__(
         self, view: View, caller: Caller, found: Rights, root: Ino, mount: Mount | None,
-        vain: Set[bytes] = frozenset(),
+        holds: Callable[[Ino], bool], vain: Set[bytes] = frozenset(),
     ):  # fmt: skip
-        """`vain`: records that can't be read, nor be got back."""
+        """`holds`: of which files it has the write grant; `vain`: records that can't be read, nor
+        be got back."""
         self.view, self.caller, self.found, self.root = view, caller, found, root
         self.mount, self.vain = mount, vain
-        self.squash = None if found.squash is None else Squash(view)
+        self.squash = None if found.squash is None else Squash(view, holds)
         self.known: dict[Ino, bool] = {}
 
     def checked(self, request: wire.Message) -> Any:

@@ -6,6 +6,7 @@ what all of its users can have together, none of whom is root.
 """
 
 import stat
+from collections.abc import Callable
 from errno import EACCES, EPERM
 from typing import Any
 
@@ -42,8 +43,9 @@ def there(view: View, parent: Ino, name: bytes) -> Ino | None:
 class Squash:
     """The rules, for one request."""
 
-    def __init__(self, view: View):
-        self.view = view
+    def __init__(self, view: View, holds: Callable[[Ino], bool]):
+        """`holds`: whether the client has the write grant of a file."""
+        self.view, self.holds = view, holds
 
     def check(self, request: Any) -> None:
         """EPERM, EACCES: that only root may."""
@@ -69,7 +71,7 @@ class Squash:
     def may_lock(self, ino: Ino) -> bool:
         """Whether it may hold locks: as far as it may open the file."""
         inode = self.view.find(ino)
-        return inode is None or self._has(inode, _reading(inode))
+        return inode is None or self._has(inode, _showing(inode))
 
     def _has(self, inode: Inode | None, bits: int) -> bool:
         """Whether the group or everybody has one of these: who is in the group, its machine says.
@@ -84,9 +86,16 @@ class Squash:
             return
         if isinstance(request, wire.GetXattr) and request.name.startswith(ACCESS_LISTS):
             return  # a kernel asks for them to say no
-        changes = rights.needed(request) is Need.CHANGE
-        if not self._has(inode, WRITE if changes else _reading(inode)):
+        if not self._has(inode, self._demanded(request, inode)):
             raise Posix(EACCES, "root is squashed here: this is root's alone")
+
+    def _demanded(self, request: Any, inode: Inode) -> int:
+        """Of which permissions it must have one."""
+        if rights.needed(request) is Need.CHANGE:
+            return WRITE
+        if isinstance(request, wire.Open) and not self.holds(request.ino):
+            return READ | SEARCH  # who has the grant opens for writing, and asks for none again
+        return _showing(inode)
 
     def _walked(self, request: wire.Lookup) -> None:
         """Each directory that is left by a name must be searchable."""
@@ -140,6 +149,9 @@ class Squash:
         return confined.inodes(request)
 
 
-def _reading(inode: Inode) -> int:
-    """Which permissions show what something holds: to write to it does, and to run it."""
+def _showing(inode: Inode) -> int:
+    """Which permissions show what something holds.  To write to a file does (what stands around the
+    bytes is read first), and to run it; to write to a directory does not."""
+    if stat.S_ISDIR(inode.mode):
+        return READ
     return READ | WRITE | (SEARCH if stat.S_ISREG(inode.mode) else 0)

@@ -4,8 +4,11 @@
   rebuilt: dataservers stored blocks that no file can have, and `zdfs meta rebuild` ended there.
 - A list of keys that was not copied to its end let a confined client do everything, or a revoked
   one in again: what restricts a key stands at the end of its line.
+- A client whose root is squashed listed root's drop box (mode 0733), and opened root's write-only
+  log (0622) for reading.
 """
 
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,19 @@ import zmq
 
 from tests.conftest import until
 from tests.issues.test_repairs import BYTES, CALLER, NAME, RING, dataserver, drive
+from tests.unit.test_guard import House, setting
 from zdfs import checksum, keys, limits, rights, wire
 from zdfs.data import Data
 from zdfs.errors import BadMessage, StartError, Unavailable
 from zdfs.gate import Gate
-from zdfs.ids import BlockNo, Epoch, Name, Slot
+from zdfs.ids import ROOT, BlockNo, Epoch, Name, PageNo, Slot
 from zdfs.tools import keymaking
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
 
 # --- blocks that no file can have ----------------------------------------------------------------
 
@@ -129,3 +139,41 @@ def test_what_to_do_with_a_list_that_ends_early_is_said(tmp_path: Path) -> None:
             keys.load(folder)
         path.write_text(path.read_text() + "\n")
     assert keys.load(folder)
+
+
+# --- whose root is nobody ------------------------------------------------------------------------
+
+
+def test_who_may_only_drop_something_into_a_box_does_not_see_what_is_there(house: House) -> None:
+    box = house.make(ROOT, b"box", 0o040733)
+    house.change("root", setting(box, 0o040733))
+    house.create("root", box, b"a name that is none of theirs")
+    for request in (
+        wire.ReadDirectory(box, b"", 9),
+        wire.ListNames(box, b""),
+        wire.SumDirectory(box, b""),
+        wire.ListXattr(box),
+    ):
+        assert house.refused("squashed", request) == EACCES, request
+    dropped = house.create("squashed", box, b"dropped").attributes.ino
+    assert house.ask("squashed", wire.Lookup(box, (b"dropped",))).steps[0].ino == dropped
+    house.change("squashed", wire.Unlink(box, b"dropped"))
+
+
+def test_who_may_only_write_to_a_file_opens_it_for_that(house: House) -> None:
+    log = house.create("root", house.shared, b"log").attributes.ino
+    house.change("root", setting(log, 0o100622))
+    reading = wire.Open(log, 1, False, False, house.shared, b"log")
+    assert house.refused("squashed", reading) == EACCES
+    opened = house.change("squashed", wire.Open(log, 2, True, False, house.shared, b"log"))
+    again = wire.Open(log, 3, False, False, house.shared, b"log")  # it has the grant already
+    assert house.ask("squashed", again).attributes.ino == log
+    house.ask("squashed", wire.ReadMap(log, PageNo(0), 1))
+    house.ask("squashed", wire.ReturnGrant(log, opened.token))
+    assert house.refused("squashed", again) == EACCES
+
+
+@pytest.mark.parametrize("mode", [0o100644, 0o100711, 0o100640])
+def test_what_may_be_read_or_run_is_opened_for_that(house: House, mode: int) -> None:
+    house.change("root", setting(house.file, mode))
+    house.ask("squashed", wire.Open(house.file, 1, False, False, house.inside, b"file"))
