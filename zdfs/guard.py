@@ -195,7 +195,7 @@ class Checking:
         be got back."""
         self.view, self.caller, self.found, self.root = view, caller, found, root
         self.mount, self.vain = mount, vain
-        self.squash = None if found.squash is None else Squash(view, holds)
+        self.squash = None if found.squash is None else Squash(view, found, holds)
         self.known: dict[Ino, bool] = {}
 
     def checked(self, request: wire.Message) -> Any:
@@ -216,6 +216,7 @@ class Checking:
                 self._below(ours.parent, found)
         if self.squash is not None:
             self.squash.check(ours)
+            return self.squash.stripped(ours)
         return ours
 
     def _seen(self, ino: Ino) -> None:

@@ -5,6 +5,7 @@ Requests don't say which user asks: of all but root the client's kernel decides.
 what all of its users can have together, none of whom is root.
 """
 
+import dataclasses
 import stat
 from collections.abc import Callable
 from errno import EACCES, EPERM
@@ -12,11 +13,12 @@ from typing import Any
 
 from zdfs import confined, rights, wire
 from zdfs.errors import Posix
-from zdfs.ids import Ino
-from zdfs.rights import Need
+from zdfs.ids import ROOT, Ino
+from zdfs.rights import Need, Rights
 from zdfs.schema import Inode
 from zdfs.tables import View
 
+ROOTS = 0  # root's group
 SPECIAL = (stat.S_IFBLK, stat.S_IFCHR)
 PRIVILEGED = (b"trusted.", b"security.")
 ACCESS_LISTS = b"system.posix_acl_"
@@ -43,9 +45,10 @@ def there(view: View, parent: Ino, name: bytes) -> Ino | None:
 class Squash:
     """The rules, for one request."""
 
-    def __init__(self, view: View, holds: Callable[[Ino], bool]):
+    def __init__(self, view: View, found: Rights, holds: Callable[[Ino], bool]):
         """`holds`: whether the client has the write grant of a file."""
         self.view, self.holds = view, holds
+        self.roots_group = ROOTS in confined.inward(found, ROOT).gids.values()  # is its own
 
     def check(self, request: Any) -> None:
         """EPERM, EACCES: that only root may."""
@@ -63,6 +66,23 @@ class Squash:
             inode = self.view.find(ino)
             if inode is not None and inode.uid == 0:
                 self._roots(request, inode)
+
+    def stripped(self, request: Any) -> Any:
+        """It without setgid, where that would be for root's group: as chmod(2) does for who isn't
+        in the group."""
+        mode = getattr(request, "mode", None)
+        if self.roots_group or mode is None or not mode & stat.S_ISGID:
+            return request
+        if isinstance(request, (wire.Make, wire.Create)) and not stat.S_ISDIR(request.mode):
+            directory = self.view.find(request.parent)
+            mine = directory is None or not directory.mode & stat.S_ISGID or directory.gid != ROOTS
+        elif isinstance(request, wire.SetAttributes):
+            inode = self.view.find(request.ino)
+            mine = inode is None or stat.S_ISDIR(inode.mode) or inode.gid != ROOTS
+            mine = mine or request.gid is not None
+        else:
+            return request
+        return request if mine else dataclasses.replace(request, mode=mode & ~stat.S_ISGID)
 
     def may_write(self, ino: Ino) -> bool:
         """Whether it may hold a write grant."""

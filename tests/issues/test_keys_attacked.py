@@ -6,8 +6,10 @@
   one in again: what restricts a key stands at the end of its line.
 - A client whose root is squashed listed root's drop box (mode 0733), and opened root's write-only
   log (0622) for reading.
+- It made programs that run with root's group, in a directory of root's that gives its group on.
 """
 
+import stat
 from errno import EACCES
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ import zmq
 
 from tests.conftest import until
 from tests.issues.test_repairs import BYTES, CALLER, NAME, RING, dataserver, drive
-from tests.unit.test_guard import House, setting
+from tests.unit.test_guard import RIGHTS, House, setting
 from zdfs import checksum, keys, limits, rights, wire
 from zdfs.data import Data
 from zdfs.errors import BadMessage, StartError, Unavailable
 from zdfs.gate import Gate
 from zdfs.ids import ROOT, BlockNo, Epoch, Name, PageNo, Slot
 from zdfs.tools import keymaking
+from zdfs.wire import Attributes
 
 
 @pytest.fixture
@@ -177,3 +180,48 @@ def test_who_may_only_write_to_a_file_opens_it_for_that(house: House) -> None:
 def test_what_may_be_read_or_run_is_opened_for_that(house: House, mode: int) -> None:
     house.change("root", setting(house.file, mode))
     house.ask("squashed", wire.Open(house.file, 1, False, False, house.inside, b"file"))
+
+
+def made(house: House, key: str, kind: int, name: bytes) -> Attributes:
+    """Something with setgid, in a directory of root's that gives group 0 on."""
+    parent = house.ask("root", wire.Lookup(ROOT, (b"given",))).steps
+    at = parent[0].ino if parent else house.make(ROOT, b"given", stat.S_IFDIR | 0o755)
+    house.change("root", setting(at, stat.S_IFDIR | 0o2777))
+    path, mode = b"/given/" + name, kind | 0o2755
+    request: Any = wire.Make(at, name, path, mode, 0, 0, 0, b"", 0)
+    if kind == 0:
+        request = wire.Create(at, name, path, mode, 0, 0, True, 1, 0)
+    ino = house.change(key, request).attributes.ino
+    found: Attributes = house.ask("root", wire.GetAttributes(ino)).attributes
+    return found
+
+
+@pytest.mark.parametrize("kind", [0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK])
+def test_nobody_makes_a_program_that_runs_with_roots_group(house: House, kind: int) -> None:
+    found = made(house, "squashed", kind, b"program")
+    assert (found.gid, stat.S_IMODE(found.mode)) == (0, 0o755)
+    house.change("squashed", setting(found.ino, found.mode | stat.S_ISGID | stat.S_ISUID))
+    after = house.ask("root", wire.GetAttributes(found.ino)).attributes
+    assert stat.S_IMODE(after.mode) == 0o4755, "whose it is, nobody is root"
+
+
+def test_who_gives_a_group_on_or_has_root_s_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made(house, "squashed", stat.S_IFDIR, b"directory").mode & stat.S_ISGID
+    assert made(house, "ada", 0, b"whole").mode & stat.S_ISGID
+    mine = house.create("squashed", house.shared, b"mine").attributes.ino
+    house.change("squashed", setting(mine, 0o102755))
+    assert house.ask("root", wire.GetAttributes(mine)).attributes.mode == 0o102755
+    for number, given in enumerate(("root-squash=65534:0", "root-squash gid=7:0")):
+        monkeypatch.setitem(RIGHTS, "squashed", given)
+        found = made(house, "squashed", 0, b"%d" % number)
+        assert found.gid == 0 and found.mode & stat.S_ISGID, given
+
+
+def test_a_file_of_roots_group_that_gets_another_may_be_setgid(house: House) -> None:
+    ino = made(house, "squashed", 0, b"program").ino
+    given = wire.SetAttributes(ino, 0o102755, None, 0, None, None, False, False)
+    house.change("squashed", given)
+    after = house.ask("root", wire.GetAttributes(ino)).attributes
+    assert (after.gid, after.mode) == (65533, 0o102755)
