@@ -26,7 +26,7 @@ from zdfs.errors import BadMessage, Failure, FaultsForbidden, Foreign, NoSpace, 
 from zdfs.errors import Outdated, Unavailable
 from zdfs.gauges import DataParts, of_data
 from zdfs.healing import Healer
-from zdfs.ids import Incarnation, Round, Slot
+from zdfs.ids import EPOCH, Incarnation, Round, Slot
 from zdfs.lineage import Writer, signed
 from zdfs.measures import Meter, Role
 from zdfs.mirror import Mirror
@@ -146,6 +146,8 @@ class Data:
         self._ours(request.cluster)
         if len(request.data) != len(request.blocks):
             raise BadMessage(f"{len(request.data)} frames for {len(request.blocks)} blocks")
+        for block in request.blocks:
+            self._possible(block)
         needed, refused = sum(len(data) + HEADERS_BYTES for data in request.data), False
         while True:
             await self.upkeep.room_for(needed, refused)
@@ -156,6 +158,20 @@ class Data:
                 refused = True
         state = self.store.state
         return wire.Stored(state.uuid, state.life, self.store.boot, self.store.round)
+
+    def _possible(self, block: wire.Put1) -> None:
+        """What no map can name would only be in the way of who makes the metadata anew."""
+        size, name = self.store.state.block_bytes, block.name
+        if size and block.length > size:
+            raise BadMessage(f"{name} has {block.length} bytes, more than a block of {size}")
+        if name.block * size + block.length > limits.FILE_BYTES:
+            raise BadMessage(f"{name} is behind the end of the longest file")
+        if block.epoch < EPOCH:
+            raise BadMessage(f"{name} is of ring {block.epoch}, which there never was")
+        if block.epoch > max(self.healer.rings, default=EPOCH):  # a mount may be told of it first
+            raise Unavailable(f"{name} is of ring {block.epoch}, of which we were not told yet")
+        if block.start >= len(self.healer.rings.get(block.epoch, self.ring)):
+            raise BadMessage(f"{name}: its file begins on slot {block.start}, of a smaller ring")
 
     def _store(self, request: wire.Put) -> None:
         """What is here already is left as it is."""

@@ -152,6 +152,8 @@ class _Maps:
         Damaged when it can't be read."""
         page, position = blockmap.page_of(name.block)
         key = (name.ino, page)
+        if page > limits.PAGES:  # a mount that meant harm has put it
+            return None, False
         if key not in self._pages:
             try:
                 self._pages[key] = await asking(self.meta, wire.ReadMap(name.ino, page, 1))

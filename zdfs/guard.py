@@ -11,6 +11,7 @@ A session belongs to the key that opened it: its name stands before the host's, 
 """
 
 import dataclasses
+import functools
 import stat
 from collections.abc import Callable, Coroutine, Set
 from errno import EACCES, ENOENT, ESTALE
@@ -128,7 +129,8 @@ class Guard:
             return True
         try:
             with self.ledger.view() as view:
-                return may(Checking(view, found, _root(view, found), mount), ino)
+                holds = functools.partial(self._holds, mount.session)
+                return may(Checking(view, found, _root(view, found), mount, holds), ino)
         except (Damaged, Posix):  # its root is gone, or nobody can say
             return False
 
@@ -148,7 +150,8 @@ class Guard:
                         if isinstance(request, wire.Announce):  # others wait until it has
                             return ROOT, _emptied(request)
                         raise
-                    checking = Checking(view, found, root, mount, vain)
+                    holds = functools.partial(self._holds, caller.head.session)
+                    checking = Checking(view, found, root, mount, holds, vain)
                     return root, checking.checked(request)
             except Damaged as error:
                 if error.key in healed or not await self.heal(error.key):
@@ -185,13 +188,17 @@ class Guard:
         if isinstance(reply, (wire.SessionOpened, wire.Beaten)) and found.whole:
             return dataclasses.replace(reply, permit=self.mint.sign(caller.key.name, uses))
         if isinstance(reply, (wire.MapPages, wire.Opened, wire.Granted)) and not found.whole:
-            held = self.sessions.holder(reply.attributes.ino)
-            if held is None or held.session != caller.head.session:
+            if not self._holds(caller.head.session, reply.attributes.ino):
                 uses &= passes.READ  # who writes has a grant
             return dataclasses.replace(
                 reply, permit=self.mint.sign(caller.key.name, uses, reply.attributes.ino)
             )
         return reply
+
+    def _holds(self, session: Session, ino: Ino) -> bool:
+        """Whether it may write a file now."""
+        held = self.sessions.holder(ino)
+        return held is not None and held.session == session
 
 
 def owner(host: str) -> str:
@@ -220,12 +227,13 @@ class Checking:
 
     def __init__(
         self, view: View, found: Rights, root: Ino, mount: Mount | None,
-        vain: Set[bytes] = frozenset(),
+        holds: Callable[[Ino], bool], vain: Set[bytes] = frozenset(),
     ):  # fmt: skip
-        """`vain`: records that can't be read, nor be got back."""
+        """`holds`: of which files it has the write grant; `vain`: records that can't be read, nor
+        be got back."""
         self.view, self.found, self.root = view, found, root
         self.mount, self.vain = mount, vain
-        self.squash = None if found.squash is None else Squash(view)
+        self.squash = None if found.squash is None else Squash(view, found, holds)
         self.known: dict[Ino, bool] = {}
 
     def checked(self, request: wire.Message) -> Any:
@@ -246,6 +254,7 @@ class Checking:
                 self._below(ours.parent, found)
         if self.squash is not None:
             self.squash.check(ours)
+            return self.squash.stripped(ours)
         return ours
 
     def _seen(self, ino: Ino, named: bool) -> None:

@@ -18,6 +18,7 @@ Incarnation = NewType("Incarnation", int)
 Round = NewType("Round", int)  # a store's group commit
 
 ROOT = Ino(1)
+EPOCH = Epoch(1)  # of the only ring that this release makes
 JOURNAL = Ino(0)  # the rounds of the metaserver in a dataserver's store: block = round
 COUNTER_BITS = 40  # 2^40 inodes or tokens per incarnation, 2^24 incarnations
 INCARNATIONS = 1 << (64 - COUNTER_BITS)

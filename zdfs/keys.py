@@ -13,6 +13,8 @@ Rules:
 - A server is believed if it has the key of a node that is not revoked: one whose `at` names the
   server's address, or, where none does, one without `at`.
 - Both files are looked at again each second.  What can't be read then changes nothing.
+- A file ends with a newline.  One that doesn't was not copied to its end: what is missing there may
+  be what a key may not, or that it is revoked.
 """
 
 import os
@@ -163,6 +165,11 @@ def parse(text: str, shown: str) -> tuple[Key, ...]:
     """The keys of a file; StartError names the line.  A secret is never in the message."""
     if not text.startswith(HEADER):
         raise StartError(f"{shown} is no file of keys: it does not begin with {HEADER.strip()!r}")
+    if not text.endswith("\n"):
+        raise StartError(
+            f"{shown} looks cut off: its last line has no newline at its end; copy it again, whole "
+            "(if it was edited by hand and nothing is missing, end that line)"
+        )
     keys: list[Key] = []
     for number, row in enumerate(text.splitlines(), 1):
         if row.strip() and not row.startswith("#"):

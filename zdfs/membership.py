@@ -15,7 +15,7 @@ from zdfs.calls import Condition, Trap, clock, notify, now, sleep
 from zdfs.chain import NO_COPIES
 from zdfs.copying import Copying
 from zdfs.errors import BadMessage, Damaged, Failure, FaultsForbidden, Foreign, Unavailable
-from zdfs.ids import Epoch, Incarnation, Name, Round, Slot, incarnation_of
+from zdfs.ids import EPOCH, Epoch, Incarnation, Name, Round, Slot, incarnation_of
 from zdfs.ledger import Ledger, log
 from zdfs.ports import Caller
 from zdfs.schema import Account, Cluster, DropRecord, Ring, Server
@@ -176,14 +176,13 @@ class Membership:
         ring, self.note = cluster.founding(self.reports, at)
         if ring is None:
             return
-        epoch = Epoch(1)
-        founded = Cluster(os.urandom(16), self.block_bytes, limits.REPLICAS, epoch)
+        founded = Cluster(os.urandom(16), self.block_bytes, limits.REPLICAS, EPOCH)
         if self.copying is not None:
             self.ledger.begin()
         self.ledger.founded_in = self.ledger.incarnation
         with self.ledger.raw() as txn:
             txn.put(schema.CLUSTER, records.pack(founded))
-            txn.put(schema.number_key(b"r", epoch), records.pack(Ring(ring)))
+            txn.put(schema.number_key(b"r", EPOCH), records.pack(Ring(ring)))
             for slot, heard in self.reports.items():
                 server = cluster.fresh(heard.report)
                 txn.put(schema.number_key(b"s", slot), records.pack(server))

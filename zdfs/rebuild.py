@@ -26,7 +26,7 @@ from zdfs import schema, wire
 from zdfs.calls import Ask, Peer, call, call_all, clock, now, sleep
 from zdfs.copied import CopiedStore
 from zdfs.errors import Failure, Mistrusted, StartError, Unreachable
-from zdfs.ids import COUNTER_BITS, ROOT, BlockNo, Epoch, Ino, Name, Slot, Token, Version, compose
+from zdfs.ids import COUNTER_BITS, EPOCH, ROOT, BlockNo, Ino, Name, Slot, Token, Version, compose
 from zdfs.mending import LOST
 from zdfs.ports import MetaStore, Transaction
 from zdfs.salvage import Accepted, Block, Candidate, Choice, Doubt, Draft, Made, Merge, Plan
@@ -35,7 +35,6 @@ from zdfs.tables import Tables
 from zdfs.wire import Held
 
 ANSWER_S = 15.0  # a server that says nothing for so long has gone
-EPOCH = Epoch(1)  # the only ring that this release knows
 Tell = Callable[[str, int, int], None]  # stage, done, of about how many
 
 
@@ -211,9 +210,12 @@ class _Builder:
             if salvage.left_over(self.plan, block.ino):
                 self.made.leftovers += held
                 continue
+            if not salvage.made(block.ino):
+                others = tuple(None for _ in block.candidates)
+                self.made.doubt(Doubt(Choice(None, block.candidates, "impossible"), others, False))
+                continue
             draft = self._draft_of(block, steps)
-            slots = placement.slots(draft.start, block.block, len(self.plan.ring))
-            choice = salvage.choose(block, slots, self.plan.whole)
+            choice, slots = salvage.judge(self.plan, block, draft.start)
             if choice.taken is not None:
                 self.made.blocks += 1
                 self.made.stored += choice.taken.length
@@ -226,17 +228,15 @@ class _Builder:
     def _draft_of(self, block: Block, steps: list[Step]) -> Draft:
         """The file of a block, begun if this is its first."""
         for one in block.candidates:
-            if one.epoch != EPOCH:
-                raise StartError(f"{one.name} stands on ring {one.epoch}, of which nobody knows")
-            if one.length > self.plan.block_bytes:
+            if one.length > self.plan.block_bytes and not self.plan.sized:
                 raise StartError(
                     f"{one.name} has {one.length} bytes, more than a block of "
                     f"{self.plan.block_bytes}: give another --block-size"
                 )
         if self._draft is None or self._draft.ino != block.ino:
             self._end_file(steps)
-            first = block.candidates[0]
-            self._draft = Draft(block.ino, b"%d" % block.ino, first.epoch, first.start)
+            start = salvage.start(self.plan, block)
+            self._draft = Draft(block.ino, b"%d" % block.ino, EPOCH, start)
             self.made.files += 1
         return self._draft
 
@@ -265,7 +265,8 @@ class _Builder:
         kept: list[bytes | None] = []
         rank = 0
         for one in choice.others:
-            data = await self._read(one) if self.keep else None
+            kept_too = self.keep and salvage.fits(self.plan, one)
+            data = await self._read(one) if kept_too else None
             if data is None:
                 kept.append(None)
                 continue

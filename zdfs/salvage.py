@@ -11,6 +11,10 @@ What is not known is which version of a block the lost maps named.  This is what
 A server is whole when it has all that it was last told to have: one that was being rebuilt proves
 nothing by what it lacks, and neither does a silent one.
 
+A version that no map can have named does not count either, nor say anything of its file: one that
+is longer than a block, that stands behind the end of the longest file, or on another ring.  A mount
+that means harm puts such ones.  A dataserver takes none, but may have taken them once.
+
 So of the versions that may have been committed the newest counts, whether or not it can be read: an
 older one in its place might be old bytes, and nobody would know.  What can't be read is EIO, as
 ever.  Where no version may have been committed, none counts.  Each version that does not count is
@@ -36,7 +40,7 @@ from zdfs.blockmap import MapEntry
 from zdfs.chain import CopySet
 from zdfs.checksum import Seal
 from zdfs.errors import StartError
-from zdfs.ids import BlockNo, Epoch, Incarnation, Ino, Name, PageNo, Policy, Round, Slot
+from zdfs.ids import EPOCH, BlockNo, Epoch, Incarnation, Ino, Name, PageNo, Policy, Round, Slot
 from zdfs.ids import Token, incarnation_of
 from zdfs.schema import Dirent, Inode, Server
 from zdfs.tables import MASK, Tables
@@ -72,6 +76,11 @@ class Plan(NamedTuple):
     sure: bool
     incarnation: Incarnation  # the new store's
     copies: CopySet  # the newest journal set that anybody was told of
+
+    @property
+    def sized(self) -> bool:
+        """Whether a dataserver knows the block size; else somebody has said it."""
+        return any(one.block_bytes for one in self.told.values())
 
 
 def agree(
@@ -208,6 +217,11 @@ def left_over(plan: Plan, ino: Ino) -> bool:
     return plan.sure and incarnation_of(ino) > plan.promised
 
 
+def made(ino: Ino) -> bool:
+    """Whether a metaserver can have made a file of this number: the root's is none."""
+    return incarnation_of(ino) > 0
+
+
 def server(told: Recollection | None, uuid: bytes) -> Server:
     """A slot's record.  Who was heard votes and checks itself against the new maps; who was not
     (`uuid` is nobody's) is taken back like a lost disk or a former store."""
@@ -318,6 +332,8 @@ KINDS = {
     "alone": "no version stands on two servers, and the others should have it: it was not "
     "committed, or was let go of, so none counts",
     "twofold": "servers hold different contents under one name: the one that more hold counts",
+    "impossible": "a version is longer than a block, behind the end of all files, or of a ring or "
+    "a file that nobody made: no map named it, so it does not count; a mount meant harm",
 }
 
 
@@ -352,6 +368,33 @@ def choose(block: Block, slots: Collection[Slot], whole: Collection[Slot]) -> Ch
     if others and others[0].name.version > taken.name.version:
         return Choice(taken, others, "unfinished")
     return Choice(taken, others, "older" if others else "")
+
+
+def fits(plan: Plan, one: Candidate) -> bool:
+    """Whether a file of this cluster can have such a block."""
+    size = plan.block_bytes
+    return one.length <= size and one.name.block * size + one.length <= limits.FILE_BYTES
+
+
+def possible(plan: Plan, one: Candidate) -> bool:
+    """Whether a map can have named a version."""
+    return one.epoch == EPOCH and one.start < len(plan.ring) and fits(plan, one)
+
+
+def start(plan: Plan, block: Block) -> Slot:
+    """Where the file of its first block begins on the ring; anywhere if nobody can say."""
+    return next((one.start for one in block.candidates if possible(plan, one)), Slot(0))
+
+
+def judge(plan: Plan, block: Block, start: Slot) -> tuple[Choice, tuple[Slot, ...]]:
+    """Which version of a block counts, and where it belongs; what can't be does not."""
+    slots = placement.slots(start, block.block, len(plan.ring))
+    odd = tuple(one for one in block.candidates if not possible(plan, one))
+    sound = tuple(one for one in block.candidates if one not in odd)
+    choice = choose(block._replace(candidates=sound), slots, plan.whole)
+    if odd:
+        choice = Choice(choice.taken, (*choice.others, *odd), "impossible")
+    return choice, slots
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -5,17 +5,20 @@ Requests don't say which user asks: of all but root the client's kernel decides.
 what all of its users can have together, none of whom is root.
 """
 
+import dataclasses
 import stat
+from collections.abc import Callable
 from errno import EACCES, EPERM
 from typing import Any
 
 from zdfs import confined, rights, wire
 from zdfs.errors import Posix
-from zdfs.ids import Ino
-from zdfs.rights import Need
+from zdfs.ids import ROOT, Ino
+from zdfs.rights import Need, Rights
 from zdfs.schema import Inode
 from zdfs.tables import View
 
+ROOTS = 0  # root's group
 SPECIAL = (stat.S_IFBLK, stat.S_IFCHR)
 PRIVILEGED = (b"trusted.", b"security.")
 ACCESS_LISTS = b"system.posix_acl_"
@@ -42,8 +45,10 @@ def there(view: View, parent: Ino, name: bytes) -> Ino | None:
 class Squash:
     """The rules, for one request."""
 
-    def __init__(self, view: View):
-        self.view = view
+    def __init__(self, view: View, found: Rights, holds: Callable[[Ino], bool]):
+        """`holds`: whether the client has the write grant of a file."""
+        self.view, self.holds = view, holds
+        self.roots_group = ROOTS in confined.inward(found, ROOT).gids.values()  # is its own
 
     def check(self, request: Any) -> None:
         """EPERM, EACCES: that only root may."""
@@ -62,6 +67,23 @@ class Squash:
             if inode is not None and inode.uid == 0:
                 self._roots(request, inode)
 
+    def stripped(self, request: Any) -> Any:
+        """It without setgid, where that would be for root's group: as chmod(2) does for who isn't
+        in the group."""
+        mode = getattr(request, "mode", None)
+        if self.roots_group or mode is None or not mode & stat.S_ISGID:
+            return request
+        if isinstance(request, (wire.Make, wire.Create)) and not stat.S_ISDIR(request.mode):
+            directory = self.view.find(request.parent)
+            mine = directory is None or not directory.mode & stat.S_ISGID or directory.gid != ROOTS
+        elif isinstance(request, wire.SetAttributes):
+            inode = self.view.find(request.ino)
+            mine = inode is None or stat.S_ISDIR(inode.mode) or inode.gid != ROOTS
+            mine = mine or request.gid is not None
+        else:
+            return request
+        return request if mine else dataclasses.replace(request, mode=mode & ~stat.S_ISGID)
+
     def may_write(self, ino: Ino) -> bool:
         """Whether it may hold a write grant."""
         return self._has(self.view.find(ino), WRITE)
@@ -69,7 +91,7 @@ class Squash:
     def may_lock(self, ino: Ino) -> bool:
         """Whether it may hold locks: as far as it may open the file."""
         inode = self.view.find(ino)
-        return inode is None or self._has(inode, _reading(inode))
+        return inode is None or self._has(inode, _showing(inode))
 
     def _has(self, inode: Inode | None, bits: int) -> bool:
         """Whether the group or everybody has one of these: who is in the group, its machine says.
@@ -84,9 +106,16 @@ class Squash:
             return
         if isinstance(request, wire.GetXattr) and request.name.startswith(ACCESS_LISTS):
             return  # a kernel asks for them to say no
-        changes = rights.needed(request) is Need.CHANGE
-        if not self._has(inode, WRITE if changes else _reading(inode)):
+        if not self._has(inode, self._demanded(request, inode)):
             raise Posix(EACCES, "root is squashed here: this is root's alone")
+
+    def _demanded(self, request: Any, inode: Inode) -> int:
+        """Of which permissions it must have one."""
+        if rights.needed(request) is Need.CHANGE:
+            return WRITE
+        if isinstance(request, wire.Open) and not self.holds(request.ino):
+            return READ | SEARCH  # who has the grant opens for writing, and asks for none again
+        return _showing(inode)
 
     def _walked(self, request: wire.Lookup) -> None:
         """Each directory that is left by a name must be searchable."""
@@ -140,6 +169,9 @@ class Squash:
         return confined.inodes(request)
 
 
-def _reading(inode: Inode) -> int:
-    """Which permissions show what something holds: to write to it does, and to run it."""
+def _showing(inode: Inode) -> int:
+    """Which permissions show what something holds.  To write to a file does (what stands around the
+    bytes is read first), and to run it; to write to a directory does not."""
+    if stat.S_ISDIR(inode.mode):
+        return READ
     return READ | WRITE | (SEARCH if stat.S_ISREG(inode.mode) else 0)

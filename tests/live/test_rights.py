@@ -179,6 +179,17 @@ def test_root_is_nobody(house: House) -> None:
     assert "denied" in error("touch", mount / "new")
     assert "not permitted" in error("chown", "0", mount / "shared" / "mine")
     assert "not permitted" in error("chmod", "4755", mount / "out")
+    (house.whole / "log").write_text("secret ")
+    (house.whole / "log").chmod(0o622)
+    assert "denied" in error("cat", mount / "log")
+    for _ in range(2):  # the second time, the mount has the grant
+        with open(mount / "log", "a") as file:
+            file.write("told ")
+    assert (house.whole / "log").read_text() == "secret told told "
+    (house.whole / "box").mkdir()
+    (house.whole / "box").chmod(0o733)
+    (mount / "box" / "dropped").write_text("dropped")
+    assert "denied" in error("ls", mount / "box")
     house.unmount(mount)
 
 

@@ -15,7 +15,7 @@ from tests.world.stores import MemoryBlockStore, MemoryMetaStore
 from tests.world.world import Node, World, told
 from zdfs import checksum, limits, metacheck, rebuild, salvage, tables
 from zdfs.errors import Failure, StartError
-from zdfs.ids import BlockNo, Epoch, Ino, Name, Slot, Token, Version
+from zdfs.ids import ROOT, BlockNo, Epoch, Ino, Name, Slot, Token, Version
 from zdfs.meta import Meta
 from zdfs.regain import Regain
 from zdfs.salvage import Accepted, Made, Plan
@@ -449,6 +449,64 @@ def test_a_new_file_that_reached_one_server(lost: Lost) -> None:
     lost.truth[name.ino] = b""  # as if it had just been made
     lost.verify()
     assert lost.read(f"{name.ino}.1") == b"first"
+
+
+def hostile(lost: Lost, name: Name, data: bytes = b"evil", epoch: int = 1, start: int = 0) -> None:
+    """What a mount that meant harm has put on all servers, while they took such things."""
+    for server in lost.cluster.data:
+        server.store.append(name, checksum.seal(name, data), Epoch(epoch), Slot(start), data)
+        server.settle()
+    lost.cluster.rest(1.0)
+
+
+@pytest.mark.parametrize("block", [0, 1, 500])
+def test_versions_that_can_not_be_stand_in_nobodys_way(lost: Lost, block: int) -> None:
+    """They ended the rebuild, so one client could keep a cluster from ever coming back."""
+    ino = lost.fill()[2]
+    lost.lose()
+    best = Name(ino, BlockNo(block), Version(Token(2**64 - 1), 2))
+    hostile(lost, best, epoch=999)
+    hostile(lost, best._replace(version=Version(Token(2**64 - 1), 3)), start=4)
+    hostile(lost, best._replace(version=Version(Token(2**64 - 1), 4)), bytes(BLOCK + 1))
+    store, made = lost.rebuild()
+    assert made.counts == {"impossible": 1} and made.files == len(lost.truth)
+    assert sorted(one or b"" for one in made.doubts[0].kept) == [b"", *(
+        b"%d.%d" % (ino, number) for number in (1, 2)
+    )]  # fmt: skip
+    lost.start(store)
+    lost.verify()
+    assert lost.read(f"{ino}.1")[-4:] == b"evil"
+
+
+def test_files_that_can_not_be_stand_in_nobodys_way(lost: Lost) -> None:
+    ino = lost.fill()[2]
+    lost.lose()
+    version = Version(Token(1), 1)
+    for name in (
+        Name(ROOT, BlockNo(0), version),
+        Name(Ino(77), BlockNo(2**64 - 1), version),
+        Name(ino, BlockNo(2**63 // BLOCK), version),
+    ):
+        hostile(lost, name)
+    new = Name(Ino((1 << 40) + 999), BlockNo(0), version)
+    hostile(lost, new, epoch=999, start=999)
+    store, made = lost.rebuild()
+    assert made.counts == {"impossible": 4}
+    lost.start(store)
+    lost.truth[new.ino] = b""
+    lost.verify()
+    assert lost.read(f"{new.ino}.1") == b"evil"
+
+
+def test_a_block_size_that_is_only_said_may_be_wrong(lost: Lost) -> None:
+    """Then whatever is longer would be left out."""
+    lost.fill()
+    lost.lose()
+    plan = lost.survey()
+    told = {slot: replace(one, block_bytes=0) for slot, one in plan.told.items()}
+    plan = plan._replace(told=told, block_bytes=BLOCK // 2)
+    with pytest.raises(StartError, match="give another --block-size"):
+        lost.tool.do(rebuild.build(plan, MemoryMetaStore()), PATIENCE_S)
 
 
 def test_what_was_cut_off_while_a_server_was_away(lost: Lost) -> None:

@@ -70,7 +70,7 @@ def test_a_file_comes_back(some: list[Key]) -> None:
 )
 def test_a_line_that_is_wrong_is_named_and_no_secret_is_told(row: str, why: str) -> None:
     with pytest.raises(StartError, match=why) as caught:
-        keys.parse(keys.HEADER + "# a comment\n\n" + row, "FILE")
+        keys.parse(keys.HEADER + "# a comment\n\n" + row + "\n", "FILE")
     assert "FILE, line 4" in str(caught.value) and B not in str(caught.value)
 
 
