@@ -256,9 +256,9 @@ class Meta:
             reply = await self._sound(handler, request, caller)
             session, changed = caller.head.session, self.ledger.take_changed()
             if isinstance(reply, wire.Renamed):
-                directory = stat.S_ISDIR(reply.moved.mode)
-                both = [one.ino for one in (reply.moved, reply.replaced) if one is not None]
-                self.sessions.unnamed(None if directory else both)
+                both = [one for one in (reply.moved, reply.replaced) if one is not None]
+                directory = any(stat.S_ISDIR(one.mode) for one in both)
+                self.sessions.unnamed(None if directory else [one.ino for one in both])
             elif isinstance(request, wire.Unlink) and isinstance(reply, wire.Found):
                 self.sessions.unnamed([reply.attributes.ino])
             if changed:

@@ -136,6 +136,12 @@ def test_what_moved_out_with_its_directory_is_outside(house: House) -> None:
     assert house.refused("inside", wire.GetAttributes(house.leaf)) == ESTALE
 
 
+def test_what_was_exchanged_with_something_outside_is_outside(house: House) -> None:
+    house.change("inside", wire.Link(house.leaf, house.deep, b"second"))
+    house.change("root", wire.Rename(ROOT, b"out", house.inside, b"deep", 2))
+    assert house.refused("inside", wire.GetAttributes(house.leaf)) == ESTALE
+
+
 def test_a_name_that_was_taken_back_shows_nothing(house: House) -> None:
     house.change("root", wire.Link(house.out, house.inside, b"link"))
     assert house.ask("inside", wire.Lookup(ROOT, (b"link",))).steps
