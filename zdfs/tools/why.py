@@ -90,7 +90,7 @@ def why(
 
 def _of_path(link: Link, subject: str, meta: str | None, otherwise: str) -> dict[str, Any]:
     path, source = visiting.inside(subject, None)
-    address = addresses.parse(meta or source or otherwise)
+    address = visiting.named(meta, source) or addresses.parse(otherwise)
     facts = Facts(address, status(link, address), mounts=tuple(see({address})))
     ino = None
     if facts.status is not None and not facts.status.note:
