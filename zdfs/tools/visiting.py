@@ -1,6 +1,7 @@
 """How a command gets at a file system: by a path on a mount, or by the metaserver's address."""
 
 import os
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zdfs import addresses, processes, starting
+from zdfs.amounts import printable_lines
 from zdfs.arguments import KEYS, META
 from zdfs.errors import Failure, StartError
 from zdfs.link import Link
@@ -41,6 +43,10 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
         return span
 
     return seconds
+
+
+NO_ANSWER = 2
+Do = Callable[[Link, Namespace], int]
 
 
 @contextmanager
@@ -82,6 +88,19 @@ def inside(text: str, meta: str | None) -> tuple[bytes, str | None]:
     return os.fsencode(text if text.startswith("/") else "/" + text), meta
 
 
+def judging(do: Do) -> Do:
+    """A command whose statuses 0 and 1 are answers: that there is none is 2."""
+
+    def judged(link: Link, chosen: Namespace) -> int:
+        try:
+            return do(link, chosen)
+        except (StartError, Failure, KeyboardInterrupt) as error:
+            print(printable_lines(f"zdfs: {str(error) or 'stopped'}"), file=sys.stderr)
+            return NO_ANSWER
+
+    return judged
+
+
 def meta_of(chosen: Namespace, mounted: str | None = None) -> str:
     """The metaserver that a command's --meta names; else that of the mount that a path is on; else
     the configuration's."""
@@ -97,7 +116,7 @@ def named(meta: str | None, mounted: str | None) -> str | None:
         return addresses.parse(mounted)
     except StartError as error:
         raise StartError(
-            f"the source of the mount there, {mounted!r}, names no metaserver: say which with --meta"
+            f"the source of that mount, {mounted!r}, names no metaserver: say which with --meta"
         ) from error
 
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from zdfs import addresses, arguments, blockmap, insight, limits, processes, progress, records, wire
+from zdfs.amounts import printable
 from zdfs.calls import Peer, call
 from zdfs.errors import Failure, Interrupted, Mistrusted, Posix, StartError
 from zdfs.ids import BlockNo, Ino
@@ -356,4 +357,4 @@ def text(facts: dict[str, Any]) -> str:
         lines.append("  nothing is in the way, as far as the metaserver and the mounts here know")
     if not facts["mounts"]:
         lines.append("  no mount of this machine could be asked: others know more where they are")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
