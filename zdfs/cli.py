@@ -46,6 +46,7 @@ COMMANDS = {
     "config": ("config",),
     "ping": ("ping",),
 }
+USAGE = 2  # a command line that is none
 METRICS = "show Prometheus its numbers there (http): PORT (on loopback) or HOST:PORT"
 log = logging.getLogger("zdfs")
 
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it and how to get help."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Options stand anywhere, also between positionals.  argparse (before 3.13) takes what
@@ -347,8 +348,13 @@ def helper() -> int:
     from zdfs import helper as mounting
 
     def command(words: Sequence[str]) -> int:
-        asked = mounting.order(mounting.parser(Parser).parse_args(words))
-        return mounting.run(asked, arguments.own(mount_parser()), _mount)
+        try:
+            asked = mounting.order(mounting.parser(Parser).parse_args(words))
+            return mounting.run(asked, arguments.own(mount_parser()), _mount)
+        except SystemExit as ended:  # the parsers', also of zdfs-mount
+            if ended.code != USAGE:
+                raise
+            return mounting.WRONG
 
     return main("mount.zdfs", command, sys.argv[1:])
 

@@ -36,7 +36,7 @@ class _Output(io.TextIOWrapper):
 def settle() -> None:
     """From here on printing raises Unwritten."""
     plain = sys.stdout
-    if isinstance(plain, io.TextIOWrapper):  # else it is closed, or a test's
+    if isinstance(plain, io.TextIOWrapper) and plain is sys.__stdout__:  # not closed, nor a test's
         encoding, lines = plain.encoding, plain.line_buffering
         sys.stdout = _Output(
             plain.detach(), encoding, errors="backslashreplace", line_buffering=lines

@@ -7,7 +7,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 
 from tests.conftest import until
 from tests.live.cluster import BIN, Cluster, free_ports, started
+from zdfs.tools.web.serving import CONNECTIONS
 
 pytestmark = pytest.mark.shared
 
@@ -153,3 +157,27 @@ def test_names_do_not_speak_to_the_terminal(cluster: Cluster, odd: Path) -> None
             said = done.stdout + done.stderr
             assert rb"\x1b]0;taken\x07" in said and b"Traceback" not in said, said
             assert not {b"\x1b", b"\x07"} & {bytes([byte]) for byte in said}
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_who_never_says_what_he_wants_keeps_nobody_out(cluster: Cluster) -> None:
+    """As many of them as may be there at once had everybody told 503, for ever."""
+    from tests.live.test_web import Web  # here: it wants a browser's library
+
+    with Web(cluster) as web, contextlib.ExitStack() as held:
+        sayings = (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        for number in range(CONNECTIONS + 30):
+            one = held.enter_context(socket.create_connection(("127.0.0.1", web.port), 30))
+            one.sendall(sayings[number % len(sayings)])
+        until(lambda: page(web.url) == 200, what="the page is there")
+
+
+def page(url: str) -> int:
+    """How it answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
