@@ -100,6 +100,9 @@ def test_rm_to_a_depth(fs: ZdfsFileSystem, top: str) -> None:
     fs.mkdir(f"{top}/t/empty")
     fs.rm(f"{top}/t", recursive=True, maxdepth=1)
     assert below(fs, top) == ["t", "t/a", "t/a/b"], "what is not empty stays"
+    fs.files.symlink("t", f"{top}/link")
+    fs.rm(f"{top}/link", recursive=True, maxdepth=2)
+    assert below(fs, top) == ["t", "t/a", "t/a/b"], "what a symlink leads to stays"
     fs.rm(f"{top}/t", recursive=True, maxdepth=2)
     assert below(fs, top) == []
 

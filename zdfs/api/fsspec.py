@@ -233,7 +233,8 @@ class ZdfsFileSystem(AbstractFileSystem):
         empty then stays."""
         deep = recursive and maxdepth is not None
         found = self.expand_path(path, recursive=deep, maxdepth=maxdepth)
-        gone: set[str] = set()  # trees: what was found in one went with it
+        # What was found in a tree went with it; what is behind a symlink stays.
+        gone = {one for one in found if deep and self.islink(one)}
         for one in reversed(found) if deep else found:
             if not gone.isdisjoint(map(str, PurePosixPath(one).parents)):
                 continue
