@@ -21,7 +21,10 @@ def parse(text: str) -> str:
     """ "3333" or "host:3333" as "host:port"; StartError when it is neither."""
     host, colon, port = text.rpartition(":")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise StartError(f"{text!r} is no address: write PORT (on this machine) or HOST:PORT")
+        raise StartError(
+            f"{text!r} is no address: write PORT (on this machine) or HOST:PORT, a PORT from "
+            "1 to 65535"
+        )
     if host and not re.fullmatch(r"[A-Za-z0-9._-]+", host):
         raise StartError(f"{host!r} is no host name or IPv4 address")
     if colon and not host:

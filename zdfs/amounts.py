@@ -22,3 +22,8 @@ def printable(text: str) -> str:
     """A name that any terminal takes: what is no text is shown as \\x..., a line stays one."""
     shown = text.encode(errors="backslashreplace").decode()
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def printable_lines(text: str) -> str:
+    """Lines with names in them, likewise."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -26,6 +26,7 @@ SECTIONS = {  # which sections hold for which parser, by its prog; later ones wi
     "zdfs-node meta": ("node", "node.meta"),
     "zdfs-node data": ("node", "node.data"),
 }
+NOTHING = Path(os.devnull)
 NOT_IN_FILES = {"help", "version", "config", "cluster", "store", "foreground", "meta"}
 OPTION_TYPES = (argparse._StoreAction, argparse._AppendAction, argparse._StoreTrueAction)
 
@@ -98,6 +99,9 @@ def load(place: Place, schema: Schema) -> Settings:
     found = []
     for path in place.files:
         try:
+            if path.exists() and not path.is_file() and not path.is_dir() and path != NOTHING:
+                found.append(Settings(problems=[f"{path}: no regular file"]))  # a pipe: for ever
+                continue
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             if place.must:

@@ -1,7 +1,7 @@
 """The four commands: their arguments, and whose work they are.
 
 `main` is one of the four seams: what a command can't do is one clear line on stderr and exit status
-1; an unexpected failure says where its traceback is.
+1; an unexpected failure says where its traceback is.  What can't be printed is `output`'s.
 
 What does the work is loaded when it is known which work that is: a command begins in half the time.
 """
@@ -16,7 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zdfs import __version__, addresses, arguments, journal, limits, progress, starting
+from zdfs import __version__, addresses, arguments, journal, limits, output, progress, starting
+from zdfs.amounts import printable_lines
 from zdfs.errors import Failure, StartError, StoreError
 
 # The commands of `zdfs`, in the order in which its help shows them: what each of `tools` adds.
@@ -45,6 +46,7 @@ COMMANDS = {
     "config": ("config",),
     "ping": ("ping",),
 }
+USAGE = 2  # a command line that is none
 METRICS = "show Prometheus its numbers there (http): PORT (on loopback) or HOST:PORT"
 log = logging.getLogger("zdfs")
 
@@ -56,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it and how to get help."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Options stand anywhere, also between positionals.  argparse (before 3.13) takes what
@@ -73,17 +75,25 @@ class Parser(argparse.ArgumentParser):
 
 def main(name: str, command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
     """Run a command; its failures are words for people."""
+    output.settle()
     try:
-        return command(words)
+        try:
+            return command(words)
+        finally:
+            output.flush()
+    except output.Unwritten as error:
+        output.give_up()
+        if error.status != output.CLOSED:
+            print(f"{name}: {error}", file=sys.stderr)
+        return error.status
     except (StartError, StoreError) as error:
         log.debug("stopped", exc_info=True)
-        print(f"{name}: {error}", file=sys.stderr)
+        print(printable_lines(f"{name}: {error}"), file=sys.stderr)
     except Failure as error:
-        print(f"{name}: {error.text or os.strerror(error.number)}", file=sys.stderr)
+        text = error.text or os.strerror(error.number)
+        print(printable_lines(f"{name}: {text}"), file=sys.stderr)
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="ascii")
     except Exception as error:
         logging.getLogger("zdfs").exception("unexpected")
         print(f"{name}: {type(error).__name__}: {error} (a bug: please report it)", file=sys.stderr)
@@ -338,8 +348,13 @@ def helper() -> int:
     from zdfs import helper as mounting
 
     def command(words: Sequence[str]) -> int:
-        asked = mounting.order(mounting.parser(Parser).parse_args(words))
-        return mounting.run(asked, arguments.own(mount_parser()), _mount)
+        try:
+            asked = mounting.order(mounting.parser(Parser).parse_args(words))
+            return mounting.run(asked, arguments.own(mount_parser()), _mount)
+        except SystemExit as ended:  # the parsers', also of zdfs-mount
+            if ended.code != USAGE:
+                raise
+            return mounting.WRONG
 
     return main("mount.zdfs", command, sys.argv[1:])
 

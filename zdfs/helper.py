@@ -28,6 +28,7 @@ from pathlib import Path
 from zdfs import addresses, journal, starting
 from zdfs.errors import Failure, StartError
 
+WRONG = 1  # MNT_EX_USAGE; 2 would be an error of the system
 FAILED = 32  # MNT_EX_FAIL of libmount
 CONFIGURED = ("none", "zdfs")  # as SPEC: the metaserver is the configuration's
 NOT_OURS = {  # for mount(8), fstab(5), systemd.mount(5); or what holds anyway
@@ -176,7 +177,7 @@ def run(asked: Order, own: Mapping[str, bool], mount: Mount) -> int:
         found = words(asked, own, str(journal.WORD) if os.path.exists(journal.SOCKET) else None)
     except StartError as error:
         print(f"mount.zdfs: {error}", file=sys.stderr)
-        return 1
+        return WRONG
     if asked.verbose:
         print(f"mount.zdfs: zdfs-mount {' '.join(found)}", flush=True)
     if asked.fake:

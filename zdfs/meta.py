@@ -338,7 +338,7 @@ class Meta:
             host, mounted = _shown(request.host), _shown(request.mount)
             record = SessionRecord(request.nonce, host, mounted, at_ns)
             session = self.ledger.new_session()
-            with self.ledger.change() as tables:
+            with self.ledger.change(grows=False) as tables:
                 tables.txn.put(schema.number_key(b"n", session), records.pack(record))
             mount = self.sessions.born(session, record, at, announced=True)
             mount.protocols = request.protocols

@@ -10,6 +10,8 @@ import platform
 from pathlib import Path
 from typing import NamedTuple
 
+from zdfs import addresses
+from zdfs.errors import StartError
 from zdfs.ids import Ino
 
 # Calls on a descriptor (their first argument), by unistd_64.h of x86-64; elsewhere only numbers.
@@ -59,7 +61,25 @@ def unescaped(text: str) -> str:
 
 
 def mounts(pid: int | str = "self") -> dict[int, Mounted]:
-    """The zdfs mounts that a process sees, by the kernel's number."""
+    """The zdfs mounts that a process sees, by the kernel's number; not those whose source somebody
+    named (`-o fsname=files`), so that it says no metaserver: these are nobody's (`nameless`)."""
+    return {number: one for number, one in _all(pid).items() if _names(one.source)}
+
+
+def nameless() -> dict[str, str]:
+    """The other zdfs mounts: what their source is instead, by directory."""
+    return {one.directory: one.source for one in _all("self").values() if not _names(one.source)}
+
+
+def _names(source: str) -> bool:
+    try:
+        addresses.parse(source)
+    except StartError:
+        return False
+    return True
+
+
+def _all(pid: int | str) -> dict[int, Mounted]:
     found = {}
     text = _read(f"/proc/{pid}/mountinfo")
     for line in text.splitlines():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import zdfs
 from tests.conftest import until
 from tests.live.cluster import Cluster
 from zdfs.limits import BLOCK_BYTES as BLOCK
@@ -272,6 +273,35 @@ def test_a_full_metaserver(
     cluster.start_meta()
     assert shell(f"cat {mount}/after {mount}/again") == "before\nagain\n"
     cluster.unmount(mount)
+
+
+@pytest.mark.timeout(240)
+def test_who_comes_to_a_full_metaserver_may_delete(
+    clusters: list[Cluster], tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """Who was not there before the disk was full was refused: nobody could come and delete."""
+    disk = small_disk(64 * MIB)
+    cluster = Cluster(tmp_path, 3, meta_store=disk / "store")
+    clusters.append(cluster)
+    mount = cluster.start().mount()
+    shell(f"mkdir {mount}/d && touch {mount}/d/f")
+    cluster.unmount(mount)
+    room = os.statvfs(disk)
+    with (disk / "filler").open("wb") as file:
+        file.write(
+            bytes(room.f_bavail * room.f_frsize - MIB // 2)
+        )  # of the reserve, a part is left
+    assert cluster.command("zdfs", "du", "/", "--meta", cluster.meta_port).returncode == 0
+    late = cluster.mount("late")
+    assert not succeeds(f"mkdir {late}/more") and os.listdir(late / "d") == ["f"]
+    with zdfs.connect(cluster.meta_address) as fs:
+        with pytest.raises(OSError, match="No space"):
+            fs.mkdir("/more")
+        fs.remove("/d/f")
+    shell(f"rmdir {late}/d")
+    (disk / "filler").unlink()
+    until(lambda: succeeds(f"echo again > {late}/again"), HEALS_S, "creating works again")
+    cluster.unmount(late)
 
 
 @pytest.mark.timeout(240)

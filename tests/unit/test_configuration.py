@@ -1,6 +1,7 @@
 """Configuration files: what they mean, which one holds, and what is said of what is wrong."""
 
 import argparse
+import os
 from pathlib import Path
 
 import hypothesis
@@ -218,6 +219,10 @@ def test_a_wrong_file_stops_a_command_and_not_its_help(tmp_path: Path) -> None:
         mount(["/mnt"], ZDFS_CONFIG=str(wrong))
     with pytest.raises(StartError, match="can't be read: Is a directory"):
         mount(["/mnt"], ZDFS_CONFIG=str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")  # it waited for somebody to write into it
+    with pytest.raises(StartError, match="pipe: no regular file"):
+        mount(["/mnt"], ZDFS_CONFIG=str(tmp_path / "pipe"))
+    assert mount(["/mnt"], ZDFS_CONFIG=os.devnull).attr_timeout == 1
 
 
 def test_what_no_file_may_say() -> None:

@@ -42,6 +42,19 @@ def test_what_each_option_becomes_is_an_argument_of_zdfs_mount() -> None:
             assert cli.mount_parser().parse_args(found).meta == "h:1"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["h:1", "/mnt", "-o", "attr-timeout=x"], ["h:1", "/mnt", "-o", "attr-timeout"], ["h:1"], []],
+)
+def test_a_wrong_call_is_told_as_mount_wants_it(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1: of the 2 that a parser says, mount(8) would make an error of the system."""
+    monkeypatch.setattr("sys.argv", ["mount.zdfs", *words])
+    assert cli.helper() == helper.WRONG == 1
+    assert capsys.readouterr().err
+
+
 def test_the_journal_unless_a_log_is_named() -> None:
     asked = order("h:1", "/mnt", "-o", "ro")
     assert helper.words(asked, OWN, "journal")[2:4] == ["--log", "journal"]

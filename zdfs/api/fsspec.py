@@ -4,28 +4,30 @@ A ZdfsFileSystem is a FileSystem under fsspec's names.  It connects when it is f
 more in a process that was forked off, so it may be pickled, kept and passed to workers.  Names are
 a directory tree, so parents are made when a file is opened to be written (`auto_mkdir=False`: not).
 
-In a transaction a file is written beside its place, and renamed into it by the commit: what was
-there is replaced in one step.
+What a transaction is and promises stands in `transactions`.
 """
 
 import datetime
 import hashlib
 import io
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from fsspec.utils import stringify_path
 
+from zdfs import addresses
 from zdfs.api.entries import Entry
 from zdfs.api.filesystem import FileSystem, connect
+from zdfs.api.transactions import Deferred, Stored
+from zdfs.errors import StartError
 
 T = TypeVar("T")
 PORT = 2222
@@ -38,6 +40,7 @@ class ZdfsFileSystem(AbstractFileSystem):
 
     protocol = "zdfs"
     root_marker = "/"
+    transaction_type = Stored
 
     def __init__(
         self, host: str = "127.0.0.1", port: int = PORT, auto_mkdir: bool = True,
@@ -88,6 +91,10 @@ class ZdfsFileSystem(AbstractFileSystem):
         if not path.startswith("zdfs://"):
             return {}
         host, _, port = path.removeprefix("zdfs://").partition("/")[0].partition(":")
+        try:
+            addresses.parse(f"{host or addresses.LOOPBACK}:{port or PORT}")
+        except StartError as error:
+            raise ValueError(f"{path}: {error}; a URL looks like zdfs://HOST:PORT/path") from error
         found: dict[str, Any] = {"host": host} if host else {}
         if port:
             found["port"] = int(port)
@@ -132,13 +139,18 @@ class ZdfsFileSystem(AbstractFileSystem):
 
     def _entry(self, entry: Entry) -> dict[str, Any]:
         found = entry.stat(follow_symlinks=False)
-        if entry.is_symlink():
-            with suppress(OSError):  # one that leads nowhere is what it is
-                found = entry.stat()
-        return self._described(entry.path, found, entry.is_symlink())
+        if not entry.is_symlink():
+            return self._described(entry.path, found, False)
+        with suppress(OSError):  # one that leads nowhere is what it is
+            found = entry.stat()
+        described = self._described(entry.path, found, True)
+        if described["type"] == "directory":  # a walk that went in might never come out
+            described["type"] = "other"
+        return described
 
     def ls(self, path: Any, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """A directory with attributes, by one question for each 512 names; a file: itself."""
+        """A directory with attributes, by one question for each 512 names; a file: itself.  A
+        symlink to a directory is none here, as in fsspec's local file system: nobody descends."""
         path = self._strip_protocol(path)
         try:
             entries = list(self.files.scandir(path))
@@ -217,15 +229,22 @@ class ZdfsFileSystem(AbstractFileSystem):
     _rm = rm_file
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Files; with `recursive` trees."""
-        if maxdepth is not None:
-            super().rm(path, recursive=recursive, maxdepth=maxdepth)
-            return
-        for one in self.expand_path(path):
-            if recursive and self.isdir(one) and not self.islink(one):
-                self.files.rmtree(one)
-            else:
+        """Files; with `recursive` trees, to `maxdepth` if that is given: a directory that is not
+        empty then stays."""
+        deep = recursive and maxdepth is not None
+        found = self.expand_path(path, recursive=deep, maxdepth=maxdepth)
+        # What was found in a tree went with it; what is behind a symlink stays.
+        gone = {one for one in found if deep and self.islink(one)}
+        for one in reversed(found) if deep else found:
+            if not gone.isdisjoint(map(str, PurePosixPath(one).parents)):
+                continue
+            if not recursive or not self.isdir(one) or self.islink(one):
                 self.files.remove(one)
+            elif not deep:
+                self.files.rmtree(one)
+                gone.add(one)
+            elif not self.files.listdir(one):
+                self.files.rmdir(one)
 
     def mv(
         self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None,
@@ -241,12 +260,13 @@ class ZdfsFileSystem(AbstractFileSystem):
             return
         if stringify_path(path2).endswith("/") or self.isdir(target):
             target = target.rstrip("/") + "/" + source.rpartition("/")[2]
+        self.files.lstat(source)  # or no parents are made
         self._with_parents(target, lambda: self.files.rename(source, target))
 
     def cp_file(self, path1: Any, path2: Any, **kwargs: Any) -> None:
         """A file; of a directory only itself."""
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
-        if self.isdir(source):
+        if stat.S_ISDIR(self.files.stat(source).st_mode):  # if it is there: else nothing is made
             self.files.makedirs(target, exist_ok=True)
         else:
             self._with_parents(target, lambda: self.files.copy(source, target))
@@ -284,12 +304,12 @@ class ZdfsFileSystem(AbstractFileSystem):
                 self, path, mode, block_size or "default", cache_options=cache_options, **kwargs
             )
         buffering = block_size if block_size else -1
-        if "r" in mode:
-            file = self.files.open(path, mode, buffering)
-        elif autocommit or not ("w" in mode or "x" in mode):
-            file = self._with_parents(path, lambda: self.files.open(path, mode, buffering))
-        else:
+        if not autocommit and mode.strip("bt") != "r":
             file = self._deferred(path, mode, buffering)
+        elif "r" in mode:
+            file = self.files.open(path, mode, buffering)
+        else:
+            file = self._with_parents(path, lambda: self.files.open(path, mode, buffering))
         file.fs, file.path = self, path
         if "r" in mode:
             file.size = self.files.stat(path).st_size
@@ -297,26 +317,14 @@ class ZdfsFileSystem(AbstractFileSystem):
 
     def _deferred(self, path: str, mode: str, buffering: int) -> Any:
         """A file beside its place, with what a transaction calls at its end."""
-        exclusive = "x" in mode
-        if exclusive and self.files.lexists(path):
-            raise FileExistsError(17, os.strerror(17), path)
-        parent, _, name = path.rpartition("/")
-        beside = f"{parent}/.{name[:200]}.{secrets.token_hex(8)}"
-        mode = mode.replace("w", "x")
-        file = self._with_parents(beside, lambda: self.files.open(beside, mode, buffering))
-        file.commit = partial(self._commit, file, beside, path, exclusive)
-        file.discard = partial(self._discard, file, beside)
+        one = Deferred(self.files, path, mode)
+        made = partial(
+            self.files.open, one.beside, mode.replace("w", "x"), buffering,
+            permissions=one.permissions,
+        )  # fmt: skip
+        one.file = file = self._with_parents(one.beside, made)
+        file.deferred, file.commit, file.discard = one, one.commit, one.discard
         return file
-
-    def _commit(self, file: Any, beside: str, path: str, exclusive: bool) -> None:
-        file.close()
-        self.files.rename(beside, path, overwrite=not exclusive)
-
-    def _discard(self, file: Any, beside: str) -> None:
-        with suppress(OSError):  # what can't be stored is not wanted
-            file.close()
-        with suppress(FileNotFoundError):
-            self.files.remove(beside)
 
     def cat_file(
         self, path: Any, start: int | None = None, end: int | None = None, **kwargs: Any

@@ -1,10 +1,12 @@
 """What `zdfs` shows: status and where, as facts (JSON with stable keys) and as text for people."""
 
+import os
 import time
 from errno import EISDIR
 from typing import TYPE_CHECKING, Any
 
 from zdfs import addresses, blockmap, limits, placement, wire
+from zdfs.amounts import printable
 from zdfs.amounts import size as size  # so that tools find it beside `moment`
 from zdfs.calls import Ask, Peer, call, call_all, now, sleep
 from zdfs.errors import Mistrusted, Posix, StartError, Unreachable
@@ -221,7 +223,7 @@ def status_text(shown: dict[str, Any], events: int = 8) -> str:
         lines += ["", "events"]
         for event in recent:
             lines.append(f"  {moment(event['at_ns'])}  {event['kind']}: {event['text']}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _server_lines(server: dict[str, Any]) -> list[str]:
@@ -264,7 +266,7 @@ async def where(volume: "PathVolume", path: bytes) -> dict[str, Any]:
         attributes, pages = await volume.where(path)
     except Posix as error:
         hint = "; name a file in it" if error.number == EISDIR else ""
-        raise StartError(f"{path.decode(errors='replace')}: {error}{hint}") from error
+        raise StartError(f"{printable(os.fsdecode(path))}: {error}{hint}") from error
     members = volume.contact.map.members
     wanted: list[tuple[int, wire.Wanted]] = []
     blocks: list[dict[str, Any]] = []
@@ -370,7 +372,7 @@ def where_text(shown: dict[str, Any]) -> str:
             lines.append(f"    replica {replica}: block {_ranges(slots[slot][replica])}")
     if any(one["state"] == "down" for block in shown["blocks"] for one in block["replicas"]):
         lines.append("?: its server does not answer")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _ranges(cells: list[str]) -> str:

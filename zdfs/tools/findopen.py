@@ -29,7 +29,8 @@ still be named.
 
 exit status
   0  nobody has anything of it
-  1  somebody has"""
+  1  somebody has
+  2  nobody knows: the metaserver can't be asked, or there is no such path"""
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ def options(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("path", help="a path inside the file system, or on a mount of this machine")
     visiting.common(parser)
-    parser.set_defaults(do=command)
+    parser.set_defaults(do=visiting.judging(command))
 
 
 def command(link: Link, chosen: argparse.Namespace) -> int:

@@ -29,7 +29,8 @@ since when, of which files.
 
 exit status
   0  nobody is owed anything
-  1  somebody is"""
+  1  somebody is
+  2  nobody knows: the metaserver can't be asked"""
 
 
 def options(commands: Any) -> None:
@@ -43,7 +44,7 @@ def options(commands: Any) -> None:
     debts = commands.add_parser(
         "debts", help="who is owed what", description=DEBTS, formatter_class=plain
     )
-    for parser, do in ((policy, _policy), (debts, _debts)):
+    for parser, do in ((policy, _policy), (debts, visiting.judging(_debts))):
         visiting.common(parser)
         parser.set_defaults(do=do)
 
@@ -61,7 +62,7 @@ async def policy(volume: PathVolume, path: bytes, wanted: str | None) -> dict[st
             change = wire.SetPolicy(ino, Policy[wanted.upper()])
             found = await volume.contact.change(change)
     except Posix as error:
-        raise StartError(f"{path.decode(errors='replace')}: {error}") from error
+        raise StartError(f"{printable(os.fsdecode(path))}: {error}") from error
     origin = None
     if found.origin:
         paths = await locating.paths(volume.contact.meta, {found.origin})
@@ -83,7 +84,7 @@ def policy_text(shown: dict[str, Any]) -> str:
     else:
         source = "what holds where nothing is said"
     meaning = admin.POLICIES[shown["policy"]]
-    return f"{shown['path']}: {shown['policy']} ({source}): {meaning}"
+    return printable(f"{shown['path']}: {shown['policy']} ({source}): {meaning}")
 
 
 def _policy(link: Link, chosen: argparse.Namespace) -> int:

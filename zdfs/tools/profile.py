@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zdfs import addresses, arguments, processes, starting
+from zdfs import addresses, starting
 from zdfs.errors import StartError
 from zdfs.link import BESIDE, INSIDE, Link
 from zdfs.rates import Between, Look, quantile
@@ -49,14 +49,13 @@ def options(commands: Any) -> None:
         "--over", type=visiting.seconds(0.1, 86_400), default=OVER_S, metavar="S",
         help=f"look on for so long ({OVER_S:.0f}); ^C ends it earlier",
     )  # fmt: skip
-    parser.add_argument("--keys", type=Path, metavar="DIR", help=arguments.KEYS)
-    parser.add_argument("--json", action="store_true", help="facts with stable keys")
+    visiting.common(parser)
     parser.set_defaults(do=command)
 
 
 def command(link: Link, chosen: argparse.Namespace) -> int:
     """Look, wait, look again."""
-    found = profile(link, chosen.mount, chosen.over)
+    found = profile(link, chosen.mount, chosen.over, chosen.meta)
     print(json.dumps(found, indent=2) if chosen.json else text(found))
     return 0
 
@@ -71,9 +70,10 @@ class Seen(NamedTuple):
     servers: dict[str, Look]
 
 
-def profile(link: Link, path: str, over_s: float) -> dict[str, Any]:
+def profile(link: Link, path: str, over_s: float, meta: str | None = None) -> dict[str, Any]:
     """All of it, as JSON has it.  StartError: there is no such mount, or it says nothing."""
-    directory, meta = mount_of(path)
+    directory, source = mount_of(path)
+    meta = visiting.named(meta, source) or source
     before = _look(link, directory, meta)
     queue = Queue(directory)
     try:
@@ -92,15 +92,15 @@ def profile(link: Link, path: str, over_s: float) -> dict[str, Any]:
 
 
 def mount_of(path: str) -> tuple[str, str]:
-    """The directory and the metaserver of the mount that a path is on; nothing on it is touched."""
-    known = {one.directory: one.source for one in processes.mounts().values()}
+    """The directory and the source of the mount that a path is on; nothing on it is touched."""
+    known = visiting.sources()
     where = starting.real(path)
     while where not in known:
         above = os.path.dirname(where)
         if above == where:
             raise StartError(f"{path} is on no zdfs mount of this machine")
         where = above
-    return where, addresses.parse(known[where])
+    return where, known[where]
 
 
 def _look(link: Link, directory: str, meta: str) -> Seen:

@@ -48,7 +48,7 @@ def options(commands: Any) -> None:
     parser.add_argument("--now", action="store_true", help="check everything now, and wait")
     parser.add_argument("path", nargs="?", help="check what is there, now, and wait")
     visiting.common(parser)
-    parser.set_defaults(do=command)
+    parser.set_defaults(do=visiting.judging(command))
 
 
 def command(link: Link, chosen: argparse.Namespace) -> int:

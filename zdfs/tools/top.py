@@ -26,6 +26,7 @@ from zdfs.tools import admin, gathering, visiting, why
 
 EVERY_S = 2.0
 EVENTS = 5
+STOPPED = 130  # as of a program that SIGINT ended
 WIDTH = 100  # where nobody says how wide a line may be
 HELP = """How the cluster does, live: q or ^C ends it.
 
@@ -52,13 +53,13 @@ def options(commands: Any) -> None:
 def command(link: Link, chosen: argparse.Namespace) -> int:
     """Exit status 1: nobody answered."""
     watched = Watched(link, visiting.meta_of(chosen))
-    watched.look()
     try:
+        watched.look()
         if chosen.json or chosen.once or not sys.stdout.isatty():
             return _plainly(watched, chosen)
         _live(watched, chosen.every)
-    except KeyboardInterrupt:
-        return 0
+    except KeyboardInterrupt:  # the way to end it, but for who waits for the one frame
+        return STOPPED if chosen.json or chosen.once else 0
     return 0
 
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from zdfs import addresses, arguments, blockmap, insight, limits, processes, progress, records, wire
+from zdfs.amounts import printable
 from zdfs.calls import Peer, call
 from zdfs.errors import Failure, Interrupted, Mistrusted, Posix, StartError
 from zdfs.ids import BlockNo, Ino
@@ -90,7 +91,7 @@ def why(
 
 def _of_path(link: Link, subject: str, meta: str | None, otherwise: str) -> dict[str, Any]:
     path, source = visiting.inside(subject, None)
-    address = addresses.parse(meta or source or otherwise)
+    address = visiting.named(meta, source) or addresses.parse(otherwise)
     facts = Facts(address, status(link, address), mounts=tuple(see({address})))
     ino = None
     if facts.status is not None and not facts.status.note:
@@ -356,4 +357,4 @@ def text(facts: dict[str, Any]) -> str:
         lines.append("  nothing is in the way, as far as the metaserver and the mounts here know")
     if not facts["mounts"]:
         lines.append("  no mount of this machine could be asked: others know more where they are")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -9,6 +9,7 @@ Browsers take what is there: `Board` keeps the newest snapshot, the events and t
 """
 
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Any
 
 from zdfs import __version__, checksum, limits, wire
 from zdfs.calls import Ask, Peer, call_all
-from zdfs.errors import Interrupted
+from zdfs.errors import Failure, Interrupted, StartError
 from zdfs.health import Answered
 from zdfs.ids import Ino
 from zdfs.link import Link
@@ -36,6 +37,7 @@ IDENTIFY_S = 10.0
 EVENTS = 500  # that are kept here
 EARLIER_S = 10.0  # between the statuses that are kept to see how fast disks fill
 EARLIER = 30
+log = logging.getLogger("zdfs")
 
 
 class Board:
@@ -147,6 +149,9 @@ class Poller:
                 ask()
             except Interrupted:  # it is ending
                 return
+            except (StartError, Failure, OSError) as error:  # the next look may see more
+                name = threading.current_thread().name
+                log.warning("%s: could not look, the page waits for the next: %s", name, error)
             due = max(due + step_s, time.monotonic())
             self.board.ended.wait(due - time.monotonic())
 

@@ -17,6 +17,7 @@ from zdfs.errors import Failure, StartError, Unavailable
 from zdfs.link import Link
 from zdfs.tools import visiting
 from zdfs.tools.web.browse import Browser
+from zdfs.tools.web.patience import Impatient
 from zdfs.tools.web.poller import Board, Poller
 from zdfs.tools.web.site import Site
 from zdfs.wire import State
@@ -51,8 +52,9 @@ def serve(chosen: argparse.Namespace) -> int:
         board, Browser(link, meta, lambda: board.status), scrub, token, tuple(filter(None, known))
     )
     config = uvicorn.Config(
-        site.app(), log_level="warning", access_log=False, lifespan="off", server_header=False,
-        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1, log_config=None,
+        site.app(), http=Impatient, log_level="warning", access_log=False, lifespan="off",
+        server_header=False, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1,
+        log_config=None,
     )  # fmt: skip
     poller = Poller(link, meta, board)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
