@@ -27,6 +27,10 @@ from typing import Any, Protocol, TypeVar
 
 import zmq
 
+# Made now, its end at exit comes after that of everybody who imports this: without it nothing large
+# is sent any more, and by itself it is made as late as with the first large message.
+from zmq.utils.garbage import gc  # noqa: F401
+
 from zdfs import addresses, limits, wire
 from zdfs.asking import Call
 from zdfs.calls import CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
