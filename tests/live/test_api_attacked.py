@@ -1,15 +1,17 @@
-"""What a user met who took docs/API.md at its word: bytes that were accepted and gone, calls that no
-time limit ended, directories that a walk left out, copies that wrote over what they must not."""
+"""What a user met who took docs/API.md at its word: bytes that were accepted and gone, calls that
+no time limit ended, directories that a walk left out, copies that wrote over what they must not."""
 
 import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import zdfs
+from tests.conftest import until
 from tests.live.cluster import Cluster, started
 from zdfs.api import FileSystem
 
@@ -60,3 +62,77 @@ file.write(b"x" * 100_000)
     with program(text, cluster.meta_address) as child:
         assert child.wait(60) == 0
     assert fs.read_bytes("/at-exit") == b"x" * 100_000
+
+
+@contextlib.contextmanager
+def blocked(cluster: Cluster, fs: FileSystem, server: int = 1) -> Iterator[None]:
+    """A server is down, and this client knows that writes wait for it; in the end it is back."""
+    cluster.kill(f"data-{server}")
+    try:
+        until(lambda: "down" in cluster.states(), what="the server is down")
+        with contextlib.suppress(TimeoutError), fs.within(0.1):
+            fs.write_bytes("/asks", b"x" * 100_000)
+        until(lambda: fs._connection.volume.contact.blocked, what="the client knows")
+        yield
+    finally:
+        cluster.start_data(server)
+        cluster.wait_serving()
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab", "rb+", "w", "a"])
+def test_a_close_that_ran_out_of_time_has_lost_nothing(
+    cluster: Cluster, fs: FileSystem, mode: str
+) -> None:
+    """Writes waited for a server already, so the buffer was thrown away with what it held."""
+    path = f"/late-{mode}"
+    fs.write_bytes(path, b"")
+    with zdfs.connect(cluster.meta_address, timeout_s=5) as other:
+        file = other.open(path, mode)
+        with blocked(cluster, other):
+            file.write(b"hello, accepted" if "b" in mode else "hello, accepted")
+            with pytest.raises(TimeoutError, match="start it again") as caught, other.within(0.5):
+                file.close()
+            assert file.closed and caught.value.filename == path
+            file.close()
+            with pytest.raises(TimeoutError), other.within(0.5):
+                other.close()  # it waits for what was put off
+        until(lambda: fs.read_bytes(path) == b"hello, accepted", what="it is stored")
+
+
+def test_the_end_of_a_connection_waits_for_what_a_close_put_off(
+    cluster: Cluster, fs: FileSystem
+) -> None:
+    with zdfs.connect(cluster.meta_address) as other:
+        file = other.open("/put-off", "w")
+        with blocked(cluster, other):
+            file.write("text")
+            with pytest.raises(TimeoutError), other.within(0.5):
+                file.close()
+    assert fs.read_bytes("/put-off") == b"text"
+
+
+# --- an end comes ------------------------------------------------------------------------------
+
+
+def test_two_threads_may_end_a_connection(cluster: Cluster) -> None:
+    """One of them never came back; whoever is in a call meanwhile is told."""
+    for _ in range(4):
+        one = zdfs.connect(cluster.meta_address)
+        file = one.open("/ended-twice", "wb")
+        file.write(b"x" * 300_000)
+        told: list[str] = []
+
+        def use(one: FileSystem = one, told: list[str] = told) -> None:
+            try:
+                while True:
+                    one.write_bytes("/used", b"x" * 100_000)
+            except ValueError as error:
+                told.append(str(error))
+
+        users = [threading.Thread(target=use, daemon=True) for _ in range(2)]
+        enders = [threading.Thread(target=one.close, daemon=True) for _ in range(3)]
+        for thread in users + enders:
+            thread.start()
+        until(lambda: not any(one.is_alive() for one in users + enders), what="all have ended")
+        assert one.closed and len(told) == 2 and all("closed" in text for text in told)
+        one.close()

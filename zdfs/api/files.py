@@ -5,6 +5,9 @@
 
 They differ from Python's own in two things: `fsync()`, and no `fileno()`.
 
+**A close that runs out of time** has accepted what its buffer still holds: the janitor gets it,
+too, and waits as long as it takes.
+
 **Forgotten open**, a file is closed by its finaliser, as Python's own are.  That may run in any
 thread at any moment, also in one that has the volume's lock, and then must not wait for anything:
 what it does there is handed to the connection's janitor, in order.
@@ -14,6 +17,7 @@ import io
 import os
 import threading
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from zdfs import limits
@@ -52,6 +56,8 @@ class RawFile(io.RawIOBase):
         self._connection, self._handle, self._flags = connection, handle, flags
         self.name = path
         self.wrapped = False  # a buffer over it looks after its end
+        self.ending = False  # it is being closed: what can't be written now is written later
+        self._put_off: BaseException | None = None  # why something is written later
         self._position = 0
         self._placing = threading.RLock()  # a read and its move are one step
         self._drops_privileges = False
@@ -140,8 +146,17 @@ class RawFile(io.RawIOBase):
         """Accept bytes, as many as it says; where the file ends, if it was opened to append."""
         self._needs(self.writable(), "writing")
         view = memoryview(data).cast("B")
-        if self._connection.reentered():
+        if self._put_off is not None or self._connection.reentered():
             return self._write_later(bytes(view))
+        try:
+            return self._write_now(view)
+        except (TimeoutError, InterruptedError, KeyboardInterrupt) as error:
+            if not self.ending:
+                raise
+            self._put_off = error  # close raises it
+            return self._write_later(bytes(view))
+
+    def _write_now(self, view: memoryview) -> int:
         with self._placing:
             self._end_privileges()
             written = self._pwrite(view, self._position)
@@ -152,7 +167,7 @@ class RawFile(io.RawIOBase):
         return written
 
     def _write_later(self, data: bytes) -> int:
-        """What a buffer's finaliser still had."""
+        """What a buffer still had when it was finalised, or its close ran out of time."""
 
         def write(view: memoryview = memoryview(data), at: int = self._position) -> None:
             while len(view):
@@ -230,6 +245,9 @@ class RawFile(io.RawIOBase):
         if self.closed:
             return
         try:
+            if self._put_off is not None:
+                self._connection.later(self._close_now)
+                raise self._put_off
             if self._connection.reentered():
                 self._connection.later(self._close_now)
             elif self._connection.usable():
@@ -258,12 +276,22 @@ class RawFile(io.RawIOBase):
 class _Wrapper:
     """A buffer over a file of a connection."""
 
+    def _below(self) -> Any:
+        over: Any = self
+        return over.buffer if isinstance(self, io.TextIOWrapper) else over.raw
+
     def fsync(self) -> None:
         """When this returns, what was written, and the file's name, are on all disks."""
         self.flush()  # type: ignore[attr-defined]
-        below: Any = self
-        below = below.buffer if isinstance(self, io.TextIOWrapper) else below.raw
-        below.fsync()
+        self._below().fsync()
+
+    def close(self) -> None:
+        """Flush and close.  Python's own forgets what it can't write in time: `RawFile.write`."""
+        with suppress(ValueError):  # detached, or never whole
+            below = self._below()
+            raw = getattr(below, "raw", below)
+            raw.ending = True
+        super().close()  # type: ignore[misc]
 
     def detach(self) -> Any:
         """What is below; it looks after its own end from now on."""

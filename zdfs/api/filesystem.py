@@ -51,9 +51,15 @@ class FileSystem:
     # --- life ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close what is open, store what was written, end the session.  Again: nothing."""
-        if self._connection.closed or os.getpid() != self.pid:
+        """Close what is open, store what was written, end the session.  Again, or in another thread
+        meanwhile: nothing, once that is done."""
+        if os.getpid() != self.pid:
             return
+        with self._connection.alone("close"):
+            if not self.closed:
+                self._close()
+
+    def _close(self) -> None:
         first: OSError | None = None
         for file in list(self._files):
             try:
