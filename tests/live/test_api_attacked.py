@@ -2,6 +2,7 @@
 no time limit ended, directories that a walk left out, copies that wrote over what they must not."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
@@ -136,3 +137,49 @@ def test_two_threads_may_end_a_connection(cluster: Cluster) -> None:
         until(lambda: not any(one.is_alive() for one in users + enders), what="all have ended")
         assert one.closed and len(told) == 2 and all("closed" in text for text in told)
         one.close()
+
+
+def test_an_end_does_not_wait_behind_another_threads_close(
+    cluster: Cluster, fs: FileSystem
+) -> None:
+    """That thread had the lock of Python's buffer, which knows no time limit."""
+    with zdfs.connect(cluster.meta_address) as other:
+        file = other.open("/slow", "wb")
+        with blocked(cluster, other):
+            file.write(b"x" * 200_000)
+            thread = threading.Thread(target=file.close)
+            thread.start()
+            raw = file.raw
+            until(raw.used_elsewhere, what="it is being closed")
+            with pytest.raises(TimeoutError, match="start it again"), other.within(0.5):
+                other.close()
+            assert not other.closed
+        other.close()
+        thread.join()
+    assert fs.stat("/slow").st_size == 200_000
+
+
+def test_the_end_of_a_program_does_not_wait_behind_one(cluster: Cluster, fs: FileSystem) -> None:
+    text = """
+import atexit, sys, threading, zdfs
+fs = zdfs.connect(sys.argv[1])
+file = fs.open("/slower", "wb")
+print("ready", flush=True)
+sys.stdin.readline()
+file.write(bytes(200_000))
+threading.Thread(target=file.close, daemon=True).start()
+while not file.raw.used_elsewhere():
+    pass
+atexit.register(print, "ends", flush=True)  # it runs before those that came before it
+"""
+    with program(text, cluster.meta_address) as child, program(text, cluster.meta_address) as other:
+        for one in (child, other):
+            assert one.stdout is not None and one.stdout.readline() == "ready\n"
+        with blocked(cluster, fs):
+            for one in (child, other):
+                assert one.stdin is not None and one.stdout is not None
+                print("go", file=one.stdin, flush=True)
+                assert one.stdout.readline() == "ends\n"
+            other.send_signal(signal.SIGINT)
+            assert other.wait(8) is not None, "^C ends it at once"
+            assert child.wait(60) == 0, "and by itself it ends, too"

@@ -17,7 +17,8 @@ import io
 import os
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from zdfs import limits
@@ -56,6 +57,7 @@ class RawFile(io.RawIOBase):
         self._connection, self._handle, self._flags = connection, handle, flags
         self.name = path
         self.wrapped = False  # a buffer over it looks after its end
+        self._users: list[int] = []  # threads in a call, also that of a buffer's close
         self.ending = False  # it is being closed: what can't be written now is written later
         self._put_off: BaseException | None = None  # why something is written later
         self._position = 0
@@ -96,7 +98,23 @@ class RawFile(io.RawIOBase):
             raise io.UnsupportedOperation(f"File not open for {what}")
 
     def _run(self, coroutine: Any, what: str) -> Any:
-        return self._connection.run(coroutine, what, self.name)
+        with self.used():
+            return self._connection.run(coroutine, what, self.name)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """This thread is in a call."""
+        me = threading.get_ident()
+        self._users.append(me)
+        try:
+            yield
+        finally:
+            self._users.remove(me)
+
+    def used_elsewhere(self) -> bool:
+        """Whether another thread is in a call, and may have the lock of a buffer over it, for which
+        nothing but that call's end ends a wait."""
+        return any(one != threading.get_ident() for one in list(self._users))
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"mode={self.mode!r}"
@@ -276,22 +294,19 @@ class RawFile(io.RawIOBase):
 class _Wrapper:
     """A buffer over a file of a connection."""
 
-    def _below(self) -> Any:
-        over: Any = self
-        return over.buffer if isinstance(self, io.TextIOWrapper) else over.raw
-
     def fsync(self) -> None:
         """When this returns, what was written, and the file's name, are on all disks."""
         self.flush()  # type: ignore[attr-defined]
-        self._below().fsync()
+        raw_of(self).fsync()
 
     def close(self) -> None:
         """Flush and close.  Python's own forgets what it can't write in time: `RawFile.write`."""
-        with suppress(ValueError):  # detached, or never whole
-            below = self._below()
-            raw = getattr(below, "raw", below)
-            raw.ending = True
-        super().close()  # type: ignore[misc]
+        with ExitStack() as while_closing:
+            with suppress(ValueError):  # detached, or never whole
+                raw = raw_of(self)
+                raw.ending = True
+                while_closing.enter_context(raw.used())
+            super().close()  # type: ignore[misc]
 
     def detach(self) -> Any:
         """What is below; it looks after its own end from now on."""
@@ -317,6 +332,13 @@ class Text(_Wrapper, io.TextIOWrapper):
 
 
 File = RawFile | Reader | Writer | Random | Text
+
+
+def raw_of(file: Any) -> RawFile:
+    """What is at the bottom of a file; ValueError when that was detached."""
+    while not isinstance(file, RawFile):
+        file = file.buffer if isinstance(file, io.TextIOWrapper) else file.raw
+    return file
 
 
 def wrap(

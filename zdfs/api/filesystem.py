@@ -8,6 +8,7 @@ filename.  All of it may be used from any number of threads.
 import atexit
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -19,7 +20,7 @@ from zdfs import limits, xattrs
 from zdfs.api import trees
 from zdfs.api.connection import Connection
 from zdfs.api.entries import Entry, listed, shown
-from zdfs.api.files import File, RawFile, check_text, flags_of, wrap
+from zdfs.api.files import File, RawFile, check_text, flags_of, raw_of, wrap
 from zdfs.api.identity import READ, SEARCH, WRITE, Who, myself
 from zdfs.api.places import Path, decoded, encoded
 from zdfs.wire import Attributes
@@ -31,11 +32,28 @@ _open: "weakref.WeakSet[FileSystem]" = weakref.WeakSet()
 @atexit.register
 def _end_all() -> None:
     """What was left open when the program ends: flushed, for a while."""
-    for one in list(_open):
-        if one.pid == os.getpid():
-            with suppress(OSError, ValueError), one.within(limits.MOUNT_JOIN_S):
-                one.close()
+    left = [one for one in list(_open) if one.pid == os.getpid() and not one.closed]
+    # Beside this thread: whatever holds such a close up, the program ends, and ^C ends it sooner.
+    ends = []
+    try:
+        for one in left:
+            end = threading.Thread(target=_end, args=(one,), daemon=True)
+            try:
+                end.start()
+            except RuntimeError:  # some releases of Python start none at this time
+                _end(one)
+            else:
+                ends.append(end)
+        for end in ends:
+            end.join(limits.MOUNT_JOIN_S)
+    finally:
+        for one in left:
             one.abandon()
+
+
+def _end(one: "FileSystem") -> None:
+    with suppress(OSError, ValueError), one.within(limits.MOUNT_JOIN_S):
+        one.close()
 
 
 class FileSystem:
@@ -63,6 +81,7 @@ class FileSystem:
         first: OSError | None = None
         for file in list(self._files):
             try:
+                self._wait_for_others(file)
                 file.close()
             except (TimeoutError, InterruptedError):
                 raise
@@ -71,6 +90,17 @@ class FileSystem:
         self._connection.close()
         if first is not None:
             raise first
+
+    def _wait_for_others(self, file: File) -> None:
+        """Until no other thread is in a call on it, as it closes or writes it: the lock that it has
+        then knows neither time limits nor ^C."""
+        with suppress(ValueError):  # detached: its buffer is gone
+            raw = raw_of(file)
+            if raw.used_elsewhere():
+                idle = threading.Event()
+                self._connection.until(
+                    lambda seconds: not raw.used_elsewhere() or idle.wait(seconds), "close"
+                )
 
     def abandon(self) -> None:
         """End without waiting for anything: what was not stored yet is lost."""
