@@ -183,3 +183,55 @@ atexit.register(print, "ends", flush=True)  # it runs before those that came bef
             other.send_signal(signal.SIGINT)
             assert other.wait(8) is not None, "^C ends it at once"
             assert child.wait(60) == 0, "and by itself it ends, too"
+
+
+def test_a_time_limit_bounds_trees(cluster: Cluster, fs: FileSystem, tmp_path: Path) -> None:
+    """It was the calling thread's alone, and the copy's threads waited for ever."""
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        (tmp_path / "in" / f"{number}").write_bytes(b"x" * 1000)
+    fs.copy_in(tmp_path / "in", "/bounded-out")
+    with zdfs.connect(cluster.meta_address) as other:
+        other.copy_in(tmp_path / "in", "/bounded-rm")
+        with blocked(cluster, other):
+            with pytest.raises(TimeoutError, match="start it again"), other.within(1):
+                other.copy_in(tmp_path / "in", "/bounded-in")
+        with pytest.raises(TimeoutError), other.within(0):  # nothing waits, but it takes too long
+            other.copy_out("/bounded-out", tmp_path / "out")
+        with pytest.raises(TimeoutError), other.within(0):
+            other.copy_out("/bounded-out/1", tmp_path / "one")
+        cluster.kill("meta")
+        try:
+            with pytest.raises(TimeoutError), other.within(1):
+                other.rmtree("/bounded-rm")
+            with pytest.raises(TimeoutError), other.within(1):
+                list(other.walk("/bounded-out"))  # empty, a mirror would remove its copy
+            with pytest.raises(TimeoutError), other.within(1):
+                other.exists("/never-asked")
+        finally:
+            cluster.start_meta()
+            cluster.wait_serving()
+
+
+# --- trees -------------------------------------------------------------------------------------
+
+
+def test_a_walk_leaves_nothing_out_for_a_bad_symlink(cluster: Cluster, fs: FileSystem) -> None:
+    fs.makedirs("/bad/private/sub")
+    fs.makedirs("/bad/d")
+    fs.write_bytes("/bad/f", b"")
+    fs.chmod("/bad/private", 0o700)
+    targets = {"loop": "loop", "through": "f/x", "barred": "private/sub", "long": "n" * 300}
+    for name, target in targets.items():
+        fs.symlink(target, f"/bad/{name}")
+    with zdfs.connect(cluster.meta_address, uid=1000, gid=1000) as user:
+        top, directories, others = next(user.walk("/bad"))
+        assert (top, directories) == ("/bad", ["d", "private"])
+        assert others == sorted(["f", *targets])
+        for name in targets:
+            path = f"/bad/{name}"
+            assert user.lexists(path) and user.islink(path)
+            assert not user.exists(path) and not user.isdir(path) and not user.isfile(path)
+            assert not user.access(path, 0)
+        assert not user.exists("/bad/private/sub") and not user.exists("/bad/" + "n" * 300)
+        assert list(user.glob("/bad/*/*")) == [] and list(user.glob("/bad/loop/*")) == []

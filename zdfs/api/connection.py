@@ -317,15 +317,31 @@ class Connection:
         finally:
             here.deadline = before
 
-    @contextlib.contextmanager
-    def until_stopped(self, stop: threading.Event) -> Iterator[None]:
-        """Calls of this thread end when the event is set."""
+    def deadline(self) -> float | None:
+        """When `within` ends this thread's calls."""
+        return self._here.deadline
+
+    def go_on(self, what: str) -> None:
+        """For long work of many short calls, none of which waits: raises what would end a call."""
         here = self._here
-        before, here.stop = here.stop, stop
+        if here.stop is not None and here.stop.is_set():
+            raise InterruptedError(errno.EINTR, f"{what} was stopped")
+        if here.deadline is not None and self.link.monotonic() >= here.deadline:
+            contact, text = self.volume.contact, f"{what} did not end in the time that it had"
+            if contact.meta_silent or contact.blocked:
+                text += f": {obstacles(contact)}"
+            raise TimeoutError(errno.ETIMEDOUT, text)
+
+    @contextlib.contextmanager
+    def on_behalf(self, stop: threading.Event, deadline: float | None) -> Iterator[None]:
+        """Calls of this thread end when the event is set, and at another thread's deadline."""
+        here = self._here
+        before = here.stop, here.deadline
+        here.stop, here.deadline = stop, deadline
         try:
             yield
         finally:
-            here.stop = before
+            here.stop, here.deadline = before
 
     # --- finalisers ----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zdfs.api.connection import Connection
-from zdfs.api.places import Path, decoded, encoded
+from zdfs.api.places import Path, decoded, encoded, suppress_nowhere
 from zdfs.attributes import NS
 from zdfs.ports import Listed
 from zdfs.wire import Attributes
@@ -59,10 +59,9 @@ class Entry:
     def _mode(self, follow: bool) -> int:
         if not (follow and self.is_symlink()):
             return self._found.mode
-        try:
+        with suppress_nowhere():
             return self._followed().mode
-        except FileNotFoundError:
-            return 0
+        return 0
 
     def _followed(self) -> Attributes:
         whole, operations = encoded(self.path), self._connection.operations

@@ -22,7 +22,7 @@ from zdfs.api.connection import Connection
 from zdfs.api.entries import Entry, listed, shown
 from zdfs.api.files import File, RawFile, check_text, flags_of, raw_of, wrap
 from zdfs.api.identity import READ, SEARCH, WRITE, Who, myself
-from zdfs.api.places import Path, decoded, encoded
+from zdfs.api.places import Path, decoded, encoded, suppress_nowhere
 from zdfs.wire import Attributes
 
 NOW = None
@@ -206,10 +206,11 @@ class FileSystem:
     def _kind(self, path: Path, follow: bool = True) -> int:
         """The type bits of what is there; 0: nothing."""
         try:
-            return stat.S_IFMT(self._attributes(path, follow).mode)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            with suppress_nowhere():
+                return stat.S_IFMT(self._attributes(path, follow).mode)
+        except ValueError:
             self._connection.check()
-            return 0
+        return 0
 
     def exists(self, path: Path) -> bool:
         """Whether a path leads to something."""
@@ -236,10 +237,9 @@ class FileSystem:
         whole = encoded(path)
         want = sum(bit for flag, bit in ((os.R_OK, READ), (os.W_OK, WRITE), (os.X_OK, SEARCH))
                    if mode & flag)  # fmt: skip
-        try:
+        with suppress_nowhere():
             return bool(self._call(lambda: self._operations.access(whole, want), "access", path))
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return False
+        return False
 
     def scandir(self, path: Path = "/") -> Iterator[Entry]:
         """Entries of a directory, each with its attributes: no further question is asked for

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zdfs import limits
 from zdfs.api.files import CHUNK_BYTES
-from zdfs.api.places import Path, encoded
+from zdfs.api.places import Path, encoded, suppress_nowhere
 from zdfs.api.sides import Local, Remote, Side
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 THREADS = 16
 QUEUED = 4  # files given to each thread ahead of time
+ENDS = (TimeoutError, InterruptedError)  # of the whole, not of one file
 
 
 class Copied(NamedTuple):
@@ -63,14 +64,10 @@ def walk(
 ) -> Iterator[tuple[Any, list[Any], list[Any]]]:  # fmt: skip
     """os.walk."""
     given: Any = os.fspath(top)
-    directories: list[Any] = []
-    others: list[Any] = []
-    links: set[Any] = set()
     try:
-        for entry in fs.scandir(given):
-            (directories if entry.is_dir() else others).append(entry.name)
-            if entry.is_symlink():
-                links.add(entry.name)
+        directories, others, links = _sorted_out(fs, given)
+    except ENDS:  # a directory that was not asked is not empty
+        raise
     except OSError as error:
         if onerror is not None:
             onerror(error)
@@ -83,6 +80,18 @@ def walk(
             yield from walk(fs, below, topdown, onerror, followlinks)
     if not topdown:
         yield given, directories, others
+
+
+def _sorted_out(fs: "FileSystem", path: Any) -> tuple[list[Any], list[Any], set[Any]]:
+    """Names in a directory: of directories, of others, and which of them are symlinks."""
+    directories: list[Any] = []
+    others: list[Any] = []
+    links: set[Any] = set()
+    for entry in fs.scandir(path):
+        (directories if entry.is_dir() else others).append(entry.name)
+        if entry.is_symlink():
+            links.add(entry.name)
+    return directories, others, links
 
 
 def glob(fs: "FileSystem", pattern: str) -> Iterator[str]:
@@ -114,7 +123,7 @@ def _matches(fs: "FileSystem", base: str, parts: list[str]) -> Iterator[str]:
 
 
 def _children(fs: "FileSystem", base: str) -> Iterator[Any]:
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    with suppress_nowhere():
         for entry in fs.scandir(base or "/"):
             if not base:
                 entry.path = entry.name
@@ -211,31 +220,37 @@ class _Crew:
         self, fs: "FileSystem", threads: int, failed: Callable[[OSError], object] | None = None
     ):
         """`failed`: is told of each OSError; None: jobs see to their own."""
-        self._stoppable = fs._connection.until_stopped
+        connection = fs._connection
+        self._stop = threading.Event()
+        self._go_on = partial(connection.go_on, "work on a tree")
+        self._on_behalf = partial(connection.on_behalf, self._stop, connection.deadline())
         self._pool = ThreadPoolExecutor(max(1, threads), "zdfs-copy")
         self._most = max(1, threads) * QUEUED
         self._failed = failed
         self._underway: set[Future[None]] = set()
-        self._stop = threading.Event()
 
     def __enter__(self) -> "_Crew":
         return self
 
     def submit(self, job: Callable[[], object]) -> None:
         """Have it done; waits while too much is waiting already."""
+        self._go_on()
         while len(self._underway) >= self._most:
             self._collect(FIRST_COMPLETED)
         self._underway.add(self._pool.submit(self._do, job))
 
     def _do(self, job: Callable[[], object]) -> None:
         if not self._stop.is_set():
-            with self._stoppable(self._stop):
+            with self._on_behalf():
+                self._go_on()
                 self.try_now(job)
 
     def try_now(self, job: Callable[[], object]) -> None:
-        """Do it in this thread; a failure is told."""
+        """Do it in this thread; a failure is told, but what ends all of it is raised."""
         try:
             job()
+        except ENDS:
+            raise
         except OSError as error:
             if self._failed is None:
                 raise
@@ -303,7 +318,7 @@ def _copy(copy: _Copy, old: Path, new: Path) -> Copied:
     encoded(source), encoded(target)
     found = copy.source.lstat(source)
     if not stat.S_ISDIR(found.st_mode):
-        _one(copy, source, target, found)
+        copy.tell(_one(copy, source, target, found), source)
         return copy.done
     with _Crew(copy.fs, copy.how.threads) as crew:
         _tree(copy, crew, source, target, found, 0)
@@ -323,6 +338,8 @@ def _tree(copy: _Copy, crew: _Crew, old: Any, new: Any, found: os.stat_result, d
         copy.target.mkdir(new, bool(depth) or copy.how.exist_ok)
         copy.directories.setdefault(depth, []).append((old, new, found))
         entries = copy.source.entries(old)
+    except ENDS:
+        raise
     except OSError as error:
         if not depth:
             raise
@@ -338,22 +355,24 @@ def _tree(copy: _Copy, crew: _Crew, old: Any, new: Any, found: os.stat_result, d
 
 def _try(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> None:
     try:
-        _one(copy, old, new, found)
+        size = _one(copy, old, new, found)
+    except ENDS:
+        raise
     except OSError as error:
         copy.fail(old, new, error)
+    else:
+        copy.tell(size, old)  # what it raises ends the copy
 
 
-def _one(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> None:
-    """A file or a symlink."""
+def _one(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
+    """A file or a symlink; returns how long the file is."""
     if stat.S_ISLNK(found.st_mode):
         copy.target.symlink(copy.source.readlink(old), new)
         copy.target.settle(new, found, copy.how.owners)
-        copy.tell(0, old)
-        return
+        return 0
     if not stat.S_ISREG(found.st_mode):
         raise shutil.SpecialFileError(f"{old!r} is no file, directory or symlink: not copied")
-    size = _content(copy, old, new, found)
-    copy.tell(size, old)
+    return _content(copy, old, new, found)
 
 
 def _content(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
@@ -362,6 +381,7 @@ def _content(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
         size = 0
         sparse = found.st_blocks * 512 < found.st_size
         for offset, data in _pieces(source, sparse):
+            copy.fs._connection.go_on("a copy")
             target.put(data, offset)
             size = offset + len(data)
         if sparse and size < found.st_size:
@@ -393,5 +413,7 @@ def _finish(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> None:
     """A directory whose content is there."""
     try:
         copy.target.settle(new, found, copy.how.owners)
+    except ENDS:
+        raise
     except OSError as error:
         copy.fail(old, new, error)
