@@ -2,19 +2,21 @@
 no time limit ended, directories that a walk left out, copies that wrote over what they must not."""
 
 import contextlib
+import errno
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 import zdfs
 from tests.conftest import until
 from tests.live.cluster import Cluster, started
-from zdfs.api import FileSystem
+from zdfs.api import Copied, FileSystem
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.shared
@@ -235,3 +237,144 @@ def test_a_walk_leaves_nothing_out_for_a_bad_symlink(cluster: Cluster, fs: FileS
             assert not user.access(path, 0)
         assert not user.exists("/bad/private/sub") and not user.exists("/bad/" + "n" * 300)
         assert list(user.glob("/bad/*/*")) == [] and list(user.glob("/bad/loop/*")) == []
+
+
+def test_a_copy_writes_over_nothing_unless_it_may(fs: FileSystem, tmp_path: Path) -> None:
+    local = tmp_path / "new"
+    local.write_bytes(b"new")
+    (tmp_path / "link").symlink_to("new")
+    fs.write_bytes("/there", b"precious")
+    for source in (local, tmp_path / "link"):
+        with pytest.raises(FileExistsError):
+            fs.copy_in(source, "/there")
+    (tmp_path / "there").write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        fs.copy_out("/there", tmp_path / "there")
+    assert fs.read_bytes("/there") == (tmp_path / "there").read_bytes() == b"precious"
+    fs.copy_in(local, "/there", exist_ok=True)
+    fs.copy_out("/there", tmp_path / "there", exist_ok=True)
+    assert fs.read_bytes("/there") == (tmp_path / "there").read_bytes() == b"new"
+
+
+def test_a_tree_may_be_copied_again(fs: FileSystem, tmp_path: Path) -> None:
+    """Each symlink failed at the second time."""
+    (tmp_path / "in" / "d").mkdir(parents=True)
+    (tmp_path / "in" / "link").symlink_to("one")
+    (tmp_path / "in" / "d" / "f").write_bytes(b"1")
+    for target in ("one", "two"):
+        (tmp_path / "in" / "link").unlink()
+        (tmp_path / "in" / "link").symlink_to(target)
+        assert fs.copy_in(tmp_path / "in", "/again", exist_ok=True).files == 2
+        assert fs.copy_out("/again", tmp_path / "out", exist_ok=True).files == 2
+        assert fs.readlink("/again/link") == os.readlink(tmp_path / "out" / "link") == target
+    (tmp_path / "in" / "d" / "f").unlink()
+    (tmp_path / "in" / "d" / "f").symlink_to("g")
+    fs.mkdir("/again/d/g")
+    fs.copy_in(tmp_path / "in", "/again", exist_ok=True)
+    assert fs.islink("/again/d/f"), "in place of a file"
+
+
+def test_what_progress_raises_ends_a_copy(fs: FileSystem, tmp_path: Path) -> None:
+    """An OSError was taken for the file's, and the copy went on."""
+    (tmp_path / "in").mkdir()
+    for number in range(200):
+        (tmp_path / "in" / f"{number}").write_bytes(b"")
+    told = []
+
+    def progress(done: Copied, path: object) -> None:
+        told.append(path)
+        raise BrokenPipeError(errno.EPIPE, "nobody listens")
+
+    with pytest.raises(BrokenPipeError):
+        fs.copy_in(tmp_path / "in", "/ended", progress=progress)
+    assert len(told) < 200
+    with pytest.raises(BrokenPipeError):
+        fs.copy_in(tmp_path / "in" / "1", "/ended-too", progress=progress)
+
+
+def test_a_user_gives_no_files_away(cluster: Cluster, fs: FileSystem, tmp_path: Path) -> None:
+    """Half of the copy was there before it was refused."""
+    (tmp_path / "f").write_bytes(b"")
+    fs.mkdir("/users")
+    fs.chmod("/users", 0o777)
+    with zdfs.connect(cluster.meta_address, uid=1000, gid=1000) as user:
+        for source in (tmp_path, tmp_path / "f"):
+            with pytest.raises(PermissionError, match="leave out owners"):
+                user.copy_in(source, "/users/x", owners=True)
+    assert fs.listdir("/users") == []
+
+
+def test_a_copy_within_has_the_mode_and_the_holes(fs: FileSystem) -> None:
+    fs.write_bytes("/from", b"content")
+    fs.write_bytes("/onto", b"longer than that")
+    fs.chmod("/from", 0o666)
+    fs.chmod("/onto", 0o600)
+    for target in ("/onto", "/fresh"):
+        fs.copy("/from", target)
+        assert fs.stat(target).st_mode & 0o7777 == 0o666 and fs.read_bytes(target) == b"content"
+    with fs.open("/sparse", "wb", 0) as file:
+        file.write(b"begin")
+        file.seek(1 << 44)
+        file.write(b"middle")
+        file.truncate(1 << 45)
+    fs.copy("/sparse", "/sparse-too")
+    found = fs.stat("/sparse-too")
+    assert found.st_size == 1 << 45 and found.st_blocks * 512 <= 2 * fs.block_size
+    with fs.open("/sparse-too", "rb", 0) as file:
+        assert file.pread(6, 0) == b"begin\0" and file.pread(6, 1 << 44) == b"middle"
+
+
+# --- small things ------------------------------------------------------------------------------
+
+
+def test_the_root_is_not_removed_by_another_name(fs: FileSystem) -> None:
+    fs.makedirs("/kept/d")
+    fs.symlink("/", "/kept/root")
+    for path in ("/", "//", "/.", "/kept/..", "/kept/d/../../", "/kept/root/", "/kept/.", ".."):
+        with pytest.raises((OSError, ValueError), match="rmtree of"):
+            fs.rmtree(path, ignore_errors=True)
+        with pytest.raises((OSError, ValueError), match="rmtree of"):
+            fs.rmtree(path.encode())
+    assert fs.listdir("/kept") == ["d", "root"]
+    with pytest.raises(FileNotFoundError):
+        fs.rmtree("/kept/none")
+    fs.rmtree("/kept/none", ignore_errors=True)
+
+
+def test_what_os_refuses_is_refused(fs: FileSystem) -> None:
+    fs.write_bytes("/refusing", b"")
+    for value in (5, "text", None, [1]):
+        with pytest.raises(TypeError):
+            fs.setxattr("/refusing", "user.i", value)  # type: ignore[arg-type]
+    fs.setxattr("/refusing", "user.i", memoryview(b"bytes"))  # type: ignore[arg-type]
+    assert fs.getxattr("/refusing", "user.i") == b"bytes"
+    for owner in (1 << 33, -2, (1 << 32) - 1):
+        with pytest.raises(OverflowError):
+            fs.chown("/refusing", owner, 0)
+        with pytest.raises(OverflowError):
+            fs.chown("/refusing", 0, owner)
+    fs.chown("/refusing", -1, (1 << 32) - 2)
+    for device in (-1, 1 << 64):
+        with pytest.raises(OverflowError):
+            fs.mknod("/device", 0o600, device)
+
+
+def test_patterns_are_paths(fs: FileSystem) -> None:
+    fs.makedirs("/patterns/d")
+    fs.write_bytes(b"/patterns/\xff", b"")
+    assert sorted(fs.glob(b"/patterns/*")) == [b"/patterns/d", b"/patterns/\xff"]
+    assert list(fs.glob(PurePosixPath("/patterns/[d]"))) == ["/patterns/d"]
+    assert list(fs.glob(b"patterns/**/d")) == [b"patterns/d"]
+
+
+def test_times_are_cut_as_os_cuts_them(fs: FileSystem, tmp_path: Path) -> None:
+    local = tmp_path / "f"
+    local.write_bytes(b"")
+    fs.write_bytes("/timed", b"")
+    for seconds in (1.1, -1.5, -0.1, 1234567890.123456789, 5, 0.3, 1e9 + 0.7):
+        os.utime(local, (seconds, seconds))
+        fs.utime("/timed", (seconds, seconds))
+        assert fs.stat("/timed").st_mtime_ns == os.stat(local).st_mtime_ns, seconds
+    for bad, kind in ((float("nan"), ValueError), (float("inf"), OverflowError)):
+        with pytest.raises(kind):
+            fs.utime("/timed", (bad, bad))

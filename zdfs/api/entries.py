@@ -1,5 +1,6 @@
 """What is in a directory, and what stat says of it."""
 
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -22,6 +23,14 @@ def shown(found: Attributes, block_bytes: int) -> os.stat_result:
         + times
         + (max(4096, block_bytes), -(-found.stored // 512), found.rdev)
     )
+
+
+def nanoseconds(seconds: float) -> int:
+    """A time as `os.utime` takes it: of a fraction what is whole, downwards."""
+    if isinstance(seconds, int):
+        return seconds * NS
+    fraction, whole = math.modf(seconds)
+    return int(whole) * NS + math.floor(fraction * 1e9)
 
 
 class Entry:

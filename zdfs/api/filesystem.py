@@ -19,7 +19,7 @@ from typing import Any, Self, overload
 from zdfs import limits, xattrs
 from zdfs.api import trees
 from zdfs.api.connection import Connection
-from zdfs.api.entries import Entry, listed, shown
+from zdfs.api.entries import Entry, listed, nanoseconds, shown
 from zdfs.api.files import File, RawFile, check_text, flags_of, raw_of, wrap
 from zdfs.api.identity import READ, SEARCH, WRITE, Who, myself
 from zdfs.api.places import Path, decoded, encoded, suppress_nowhere
@@ -261,7 +261,11 @@ class FileSystem:
         """os.walk: with one question for each 512 names."""
         return trees.walk(self, top, topdown, onerror, followlinks)
 
-    def glob(self, pattern: str) -> Iterator[str]:
+    @overload
+    def glob(self, pattern: bytes) -> Iterator[bytes]: ...
+    @overload
+    def glob(self, pattern: str | os.PathLike[str]) -> Iterator[str]: ...
+    def glob(self, pattern: Any) -> Iterator[Any]:
         """Paths that a pattern matches: `*`, `?`, `[...]` within a name, `**` for any number of
         directories.  Names that begin with a dot are matched by what begins with one."""
         return trees.glob(self, pattern)
@@ -297,6 +301,8 @@ class FileSystem:
         """os.mknod."""
         whole = encoded(path)
         kind = mode if stat.S_IFMT(mode) else stat.S_IFREG | mode
+        if not 0 <= device < 1 << 64:
+            raise OverflowError(f"no device's number: {device}")
         self._call(lambda: self._operations.make(whole, kind, rdev=device), "mknod", path)
 
     def symlink(self, source: Path, path: Path) -> None:
@@ -354,7 +360,7 @@ class FileSystem:
     def chown(self, path: Path, uid: int, gid: int, *, follow_symlinks: bool = True) -> None:
         """os.chown; -1: leave it."""
         whole = encoded(path)
-        owner, group = (None if one == -1 else one for one in (uid, gid))
+        owner, group = (_identity(one) for one in (uid, gid))
         self._call(
             lambda: self._operations.chown(whole, owner, group, follow_symlinks), "chown", path
         )
@@ -367,7 +373,7 @@ class FileSystem:
         if times is not None and ns is not None:
             raise ValueError("utime: you may specify either 'times' or 'ns' but not both")
         if times is not None:
-            ns = (int(times[0] * 1e9), int(times[1] * 1e9))
+            ns = (nanoseconds(times[0]), nanoseconds(times[1]))
         whole = encoded(path)
         self._call(lambda: self._operations.utime(whole, ns, follow_symlinks), "utime", path)
 
@@ -385,7 +391,7 @@ class FileSystem:
     ) -> None:  # fmt: skip
         """os.setxattr; flags: os.XATTR_CREATE, os.XATTR_REPLACE."""
         assert (xattrs.CREATE, xattrs.REPLACE) == (os.XATTR_CREATE, os.XATTR_REPLACE)
-        whole, attribute, data = encoded(path), encoded(name), bytes(value)
+        whole, attribute, data = encoded(path), encoded(name), memoryview(value).tobytes()
         self._call(
             lambda: self._operations.setxattr(whole, attribute, data, flags, follow_symlinks),
             "setxattr", path,
@@ -428,6 +434,15 @@ class FileSystem:
         """A file or tree out of the file system: content, modes, times, symlinks, holes."""
         how = trees.How(exist_ok, threads, progress, owners)
         return trees.copy_out(self, path, local, how)
+
+
+def _identity(number: int) -> int | None:
+    """A user's or group's number for chown; None: leave it."""
+    if number == -1:
+        return None
+    if not 0 <= number < (1 << 32) - 1:
+        raise OverflowError(f"no user's or group's number: {number}")
+    return number
 
 
 def connect(

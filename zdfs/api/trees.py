@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EINVAL, ENXIO, EPERM
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zdfs import limits
 from zdfs.api.files import CHUNK_BYTES
-from zdfs.api.places import Path, encoded, suppress_nowhere
+from zdfs.api.places import Path, decoded, encoded, suppress_nowhere
 from zdfs.api.sides import Local, Remote, Side
+from zdfs.ids import ROOT
 
 if TYPE_CHECKING:
     from zdfs.api.filesystem import FileSystem
@@ -49,7 +51,7 @@ class Progress(Protocol):
 class How(NamedTuple):
     """How to copy."""
 
-    exist_ok: bool = False  # into a directory that is there
+    exist_ok: bool = False  # over what is there
     threads: int = THREADS
     progress: Progress | None = None
     owners: bool = False
@@ -94,10 +96,12 @@ def _sorted_out(fs: "FileSystem", path: Any) -> tuple[list[Any], list[Any], set[
     return directories, others, links
 
 
-def glob(fs: "FileSystem", pattern: str) -> Iterator[str]:
-    """Paths that a pattern matches."""
-    root = "/" if pattern.startswith("/") else ""
-    yield from _matches(fs, root, [part for part in pattern.split("/") if part])
+def glob(fs: "FileSystem", pattern: Path) -> Iterator[Any]:
+    """Paths that a pattern matches, of its kind."""
+    whole = encoded(pattern)
+    parts = [str(decoded(part, "")) for part in whole.split(b"/") if part]
+    for path in _matches(fs, "/" if whole.startswith(b"/") else "", parts):
+        yield decoded(encoded(path), pattern)
 
 
 def _matches(fs: "FileSystem", base: str, parts: list[str]) -> Iterator[str]:
@@ -149,8 +153,7 @@ def makedirs(fs: "FileSystem", path: Path, mode: int, exist_ok: bool) -> None:
 def rmtree(fs: "FileSystem", path: Path, ignore_errors: bool, threads: int) -> None:
     """shutil.rmtree; the first failure is raised when all others are done."""
     given: Any = os.fspath(path)
-    if not encoded(given).strip(b"/"):
-        raise ValueError("rmtree of the root: name what is below it")
+    _check_removable(fs, given)
     if fs.islink(given):
         raise OSError("Cannot call rmtree on a symbolic link")
     failures: list[OSError] = []
@@ -162,6 +165,15 @@ def rmtree(fs: "FileSystem", path: Path, ignore_errors: bool, threads: int) -> N
                 crew.submit(partial(fs.rmdir, directory))
     if failures and not ignore_errors:
         raise failures[0]
+
+
+def _check_removable(fs: "FileSystem", path: Any) -> None:
+    """Before anything is gone: the root by any of its names, and what rmdir would refuse."""
+    names = [name for name in encoded(path).split(b"/") if name]
+    if names and names[-1] in (b".", b".."):
+        raise OSError(EINVAL, "rmtree of '.' or '..': name the directory itself", path)
+    if not names or (fs.exists(path) and fs.stat(path).st_ino == ROOT):
+        raise ValueError("rmtree of the root: name what is below it")
 
 
 def _remove_files(fs: "FileSystem", top: Any, crew: "_Crew") -> list[list[Any]]:
@@ -183,24 +195,42 @@ def _remove_files(fs: "FileSystem", top: Any, crew: "_Crew") -> list[list[Any]]:
 
 
 def copy(fs: "FileSystem", source: Path, path: Path) -> None:
-    """Content and mode, within the file system."""
+    """shutil.copy, within the file system; holes stay holes."""
     volume = fs._connection.volume
     with fs.open(source, "rb", buffering=0) as old:
         found = fs.stat(source)
         if _same(fs, found, path):
             raise shutil.SameFileError(f"{source!r} and {path!r} are the same file")
         mode = stat.S_IMODE(found.st_mode)
-        with fs.open(path, "wb", buffering=0, permissions=mode) as new:
-            at = 0
-            while done := old._run(
-                volume.copy_file_range(
-                    old._handle, at, new._handle, at, min(limits.COPY_BYTES, 64 * limits.MIB)
-                ),
-                "copy",
-            ):
-                at += done
-            if new.seek(0, os.SEEK_END) < found.st_size and at < found.st_size:
+        with fs.open(path, "wb", buffering=0, permissions=mode & 0o777) as new:
+            for at, end in _stretches(old):
+                while at < end and (
+                    done := old._run(
+                        volume.copy_file_range(
+                            old._handle, at, new._handle, at, min(end - at, 64 * limits.MIB)
+                        ),
+                        "copy",
+                    )
+                ):
+                    at += done
+                    fs._connection.go_on("a copy")
+            if new.seek(0, os.SEEK_END) < found.st_size:  # it ends in a hole
                 new.truncate(found.st_size)
+    fs.chmod(path, mode)  # after the writes, which end set-id bits, and whatever the umask
+
+
+def _stretches(file: Any) -> Iterator[tuple[int, int]]:
+    """Where a file has data: first, end."""
+    end = 0
+    while True:
+        try:
+            first = file.seek(end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != ENXIO:
+                raise
+            return
+        end = file.seek(first, os.SEEK_HOLE)
+        yield first, end
 
 
 def _same(fs: "FileSystem", found: os.stat_result, path: Path) -> bool:
@@ -316,6 +346,8 @@ def copy_out(fs: "FileSystem", path: Path, local: Path, how: How) -> Copied:
 def _copy(copy: _Copy, old: Path, new: Path) -> Copied:
     source, target = os.fspath(old), os.fspath(new)
     encoded(source), encoded(target)
+    if copy.how.owners and not copy.target.may_give():
+        raise PermissionError(EPERM, "only root may give files to others: leave out owners", target)
     found = copy.source.lstat(source)
     if not stat.S_ISDIR(found.st_mode):
         copy.tell(_one(copy, source, target, found), source)
@@ -367,7 +399,7 @@ def _try(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> None:
 def _one(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
     """A file or a symlink; returns how long the file is."""
     if stat.S_ISLNK(found.st_mode):
-        copy.target.symlink(copy.source.readlink(old), new)
+        copy.target.symlink(copy.source.readlink(old), new, copy.how.exist_ok)
         copy.target.settle(new, found, copy.how.owners)
         return 0
     if not stat.S_ISREG(found.st_mode):
@@ -377,7 +409,8 @@ def _one(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
 
 def _content(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
     """Bytes where there are any, holes where not; returns how long the file is."""
-    with copy.source.reading(old) as source, copy.target.writing(new, found) as target:
+    there = copy.how.exist_ok
+    with copy.source.reading(old) as source, copy.target.writing(new, there) as target:
         size = 0
         sparse = found.st_blocks * 512 < found.st_size
         for offset, data in _pieces(source, sparse):
