@@ -27,6 +27,10 @@ from typing import Any, Protocol, TypeVar
 
 import zmq
 
+# Made now, its end at exit comes after that of everybody who imports this: without it nothing large
+# is sent any more, and by itself it is made as late as with the first large message.
+from zmq.utils.garbage import gc  # noqa: F401
+
 from zdfs import addresses, limits, wire
 from zdfs.asking import Call
 from zdfs.calls import CallAll, Now, Peer, Sleep, Spawn, Trap, Wait
@@ -288,6 +292,8 @@ class Link:
 
     def _take(self, peer: Peer) -> tuple[zmq.Socket[bytes], int]:
         """A socket of nobody's, and the generation of the keys that it was made with."""
+        if self._closing.is_set():  # the context would wait for it for ever
+            raise Interrupted("the mount is ending")
         generation = self.dialer.refresh()
         with self._pool_lock:
             if generation != self._generation:
@@ -303,7 +309,8 @@ class Link:
     def _put_back(self, peer: Peer, socket: zmq.Socket[bytes], generation: int) -> None:
         with self._pool_lock:
             pool = self._pools.setdefault(peer, [])
-            if len(pool) < IDLE_SOCKETS and generation == self._generation:
+            kept = len(pool) < IDLE_SOCKETS and not self._closing.is_set()
+            if kept and generation == self._generation:
                 pool.append(socket)
                 return
         socket.close(0)

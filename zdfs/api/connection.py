@@ -18,6 +18,7 @@ there (`reentered`) they must not wait for anything, and hand to the janitor wha
 import contextlib
 import errno
 import logging
+import math
 import os
 import queue
 import signal
@@ -117,6 +118,8 @@ class Connection:
         self._here = _Here()
         self._abandoned = False
         self.closed = False
+        self._closing = threading.Lock()
+        self._ending = threading.Lock()
         # No kernel here: its share of the time that things are believed is the volume's.
         self.volume = PathVolume(
             self.meta, name, self.link, 2 * attr_timeout_s, 2 * entry_timeout_s
@@ -150,9 +153,10 @@ class Connection:
 
     def close(self) -> None:
         """Flush, end the session.  Waits as umount does; when that ends early, the connection stays
-        open: close again, or `abandon`."""
-        if self.closed:
-            return
+        open: close again, or `abandon`.  For one thread at a time: `alone`."""
+        done = threading.Event()
+        self.later(done.set)
+        self.until(done.wait, "close")  # the janitor has done what it was given so far
         self.run(self._settle(), "close", None)
         with self.within(GOODBYE_S):
             try:
@@ -160,6 +164,23 @@ class Connection:
             except TimeoutError:  # nothing is left to be stored: the session ends by itself
                 log.info("the metaserver does not answer: this session ends unsaid")
         self._end()
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """No other thread is in here meanwhile; waits for it, bounded as a call."""
+        mine = False
+
+        def take(seconds: float) -> bool:
+            nonlocal mine
+            mine = self._closing.acquire(timeout=seconds)
+            return mine
+
+        try:
+            self.until(take, what)
+            yield
+        finally:  # also when ^C came as it was taken
+            if mine:
+                self._closing.release()
 
     async def _settle(self) -> None:
         """Everything is flushed that can be; what can't, its file's close has said."""
@@ -179,11 +200,15 @@ class Connection:
             self._end()
 
     def _end(self) -> None:
-        self.closed = True
-        self._jobs.put(None)
-        if threading.current_thread() is not self._janitor:
-            self._janitor.join(limits.BULK_TIMEOUT_S)
-        self.link.close()
+        """Once: sockets must not be closed twice.  Who comes second waits for the first."""
+        with self._ending:
+            if self.closed:
+                return
+            self.closed = True
+            self._jobs.put(None)
+            if threading.current_thread() is not self._janitor:
+                self._janitor.join(limits.BULK_TIMEOUT_S)
+            self.link.close()
 
     def check(self) -> None:
         """Whether it can be used: ValueError after close, as of files; OSError after a fork."""
@@ -215,6 +240,13 @@ class Connection:
             raise self._why(what, path) from None
         except Failure as failure:
             raise told(failure, path, other) from None  # the way inside is nobody else's
+
+    def until(self, ready: Callable[[float], bool], what: str) -> None:
+        """Wait for what other threads do, bounded as a call; `ready` waits so many seconds."""
+        with self._bounded(self.timeout_s):
+            while not ready(limits.INTERRUPT_POLL_S):
+                if self._gives_up():
+                    raise self._why(what, None)
 
     def _why(self, what: str, path: str | bytes | None) -> BaseException:
         here = self._here
@@ -285,15 +317,31 @@ class Connection:
         finally:
             here.deadline = before
 
-    @contextlib.contextmanager
-    def until_stopped(self, stop: threading.Event) -> Iterator[None]:
-        """Calls of this thread end when the event is set."""
+    def deadline(self) -> float | None:
+        """When `within` ends this thread's calls."""
+        return self._here.deadline
+
+    def go_on(self, what: str) -> None:
+        """For long work of many short calls, none of which waits: raises what would end a call."""
         here = self._here
-        before, here.stop = here.stop, stop
+        if here.stop is not None and here.stop.is_set():
+            raise InterruptedError(errno.EINTR, f"{what} was stopped")
+        if here.deadline is not None and self.link.monotonic() >= here.deadline:
+            contact, text = self.volume.contact, f"{what} did not end in the time that it had"
+            if contact.meta_silent or contact.blocked:
+                text += f": {obstacles(contact)}"
+            raise TimeoutError(errno.ETIMEDOUT, text)
+
+    @contextlib.contextmanager
+    def on_behalf(self, stop: threading.Event, deadline: float | None) -> Iterator[None]:
+        """Calls of this thread end when the event is set, and at another thread's deadline."""
+        here = self._here
+        before = here.stop, here.deadline
+        here.stop, here.deadline = stop, deadline
         try:
             yield
         finally:
-            here.stop = before
+            here.stop, here.deadline = before
 
     # --- finalisers ----------------------------------------------------------------------------
 
@@ -312,7 +360,8 @@ class Connection:
     def _tidy(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                job()
+                with self.within(math.inf):  # nobody waits for it
+                    job()
             except (OSError, ValueError) as error:
                 log.error("a file that was not closed could not be stored: %s", error)
             del job  # or it would live until the next one comes

@@ -1,12 +1,13 @@
 """What is in a directory, and what stat says of it."""
 
+import math
 import os
 import stat
 from collections.abc import Iterator
 from typing import Any
 
 from zdfs.api.connection import Connection
-from zdfs.api.places import Path, decoded, encoded
+from zdfs.api.places import Path, decoded, encoded, suppress_nowhere
 from zdfs.attributes import NS
 from zdfs.ports import Listed
 from zdfs.wire import Attributes
@@ -22,6 +23,14 @@ def shown(found: Attributes, block_bytes: int) -> os.stat_result:
         + times
         + (max(4096, block_bytes), -(-found.stored // 512), found.rdev)
     )
+
+
+def nanoseconds(seconds: float) -> int:
+    """A time as `os.utime` takes it: of a fraction what is whole, downwards."""
+    if isinstance(seconds, int):
+        return seconds * NS
+    fraction, whole = math.modf(seconds)
+    return int(whole) * NS + math.floor(fraction * 1e9)
 
 
 class Entry:
@@ -59,10 +68,9 @@ class Entry:
     def _mode(self, follow: bool) -> int:
         if not (follow and self.is_symlink()):
             return self._found.mode
-        try:
+        with suppress_nowhere():
             return self._followed().mode
-        except FileNotFoundError:
-            return 0
+        return 0
 
     def _followed(self) -> Attributes:
         whole, operations = encoded(self.path), self._connection.operations

@@ -5,6 +5,9 @@
 
 They differ from Python's own in two things: `fsync()`, and no `fileno()`.
 
+**A close that runs out of time** has accepted what its buffer still holds: the janitor gets it,
+too, and waits as long as it takes.
+
 **Forgotten open**, a file is closed by its finaliser, as Python's own are.  That may run in any
 thread at any moment, also in one that has the volume's lock, and then must not wait for anything:
 what it does there is handed to the connection's janitor, in order.
@@ -14,6 +17,8 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from zdfs import limits
@@ -52,6 +57,9 @@ class RawFile(io.RawIOBase):
         self._connection, self._handle, self._flags = connection, handle, flags
         self.name = path
         self.wrapped = False  # a buffer over it looks after its end
+        self._users: list[int] = []  # threads in a call, also that of a buffer's close
+        self.ending = False  # it is being closed: what can't be written now is written later
+        self._put_off: BaseException | None = None  # why something is written later
         self._position = 0
         self._placing = threading.RLock()  # a read and its move are one step
         self._drops_privileges = False
@@ -90,7 +98,23 @@ class RawFile(io.RawIOBase):
             raise io.UnsupportedOperation(f"File not open for {what}")
 
     def _run(self, coroutine: Any, what: str) -> Any:
-        return self._connection.run(coroutine, what, self.name)
+        with self.used():
+            return self._connection.run(coroutine, what, self.name)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """This thread is in a call."""
+        me = threading.get_ident()
+        self._users.append(me)
+        try:
+            yield
+        finally:
+            self._users.remove(me)
+
+    def used_elsewhere(self) -> bool:
+        """Whether another thread is in a call, and may have the lock of a buffer over it, for which
+        nothing but that call's end ends a wait."""
+        return any(one != threading.get_ident() for one in list(self._users))
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"mode={self.mode!r}"
@@ -140,8 +164,17 @@ class RawFile(io.RawIOBase):
         """Accept bytes, as many as it says; where the file ends, if it was opened to append."""
         self._needs(self.writable(), "writing")
         view = memoryview(data).cast("B")
-        if self._connection.reentered():
+        if self._put_off is not None or self._connection.reentered():
             return self._write_later(bytes(view))
+        try:
+            return self._write_now(view)
+        except (TimeoutError, InterruptedError, KeyboardInterrupt) as error:
+            if not self.ending:
+                raise
+            self._put_off = error  # close raises it
+            return self._write_later(bytes(view))
+
+    def _write_now(self, view: memoryview) -> int:
         with self._placing:
             self._end_privileges()
             written = self._pwrite(view, self._position)
@@ -152,7 +185,7 @@ class RawFile(io.RawIOBase):
         return written
 
     def _write_later(self, data: bytes) -> int:
-        """What a buffer's finaliser still had."""
+        """What a buffer still had when it was finalised, or its close ran out of time."""
 
         def write(view: memoryview = memoryview(data), at: int = self._position) -> None:
             while len(view):
@@ -230,6 +263,9 @@ class RawFile(io.RawIOBase):
         if self.closed:
             return
         try:
+            if self._put_off is not None:
+                self._connection.later(self._close_now)
+                raise self._put_off
             if self._connection.reentered():
                 self._connection.later(self._close_now)
             elif self._connection.usable():
@@ -261,9 +297,16 @@ class _Wrapper:
     def fsync(self) -> None:
         """When this returns, what was written, and the file's name, are on all disks."""
         self.flush()  # type: ignore[attr-defined]
-        below: Any = self
-        below = below.buffer if isinstance(self, io.TextIOWrapper) else below.raw
-        below.fsync()
+        raw_of(self).fsync()
+
+    def close(self) -> None:
+        """Flush and close.  Python's own forgets what it can't write in time: `RawFile.write`."""
+        with ExitStack() as while_closing:
+            with suppress(ValueError):  # detached, or never whole
+                raw = raw_of(self)
+                raw.ending = True
+                while_closing.enter_context(raw.used())
+            super().close()  # type: ignore[misc]
 
     def detach(self) -> Any:
         """What is below; it looks after its own end from now on."""
@@ -289,6 +332,13 @@ class Text(_Wrapper, io.TextIOWrapper):
 
 
 File = RawFile | Reader | Writer | Random | Text
+
+
+def raw_of(file: Any) -> RawFile:
+    """What is at the bottom of a file; ValueError when that was detached."""
+    while not isinstance(file, RawFile):
+        file = file.buffer if isinstance(file, io.TextIOWrapper) else file.raw
+    return file
 
 
 def wrap(

@@ -8,6 +8,7 @@ filename.  All of it may be used from any number of threads.
 import atexit
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -18,10 +19,10 @@ from typing import Any, Self, overload
 from zdfs import limits, xattrs
 from zdfs.api import trees
 from zdfs.api.connection import Connection
-from zdfs.api.entries import Entry, listed, shown
-from zdfs.api.files import File, RawFile, check_text, flags_of, wrap
+from zdfs.api.entries import Entry, listed, nanoseconds, shown
+from zdfs.api.files import File, RawFile, check_text, flags_of, raw_of, wrap
 from zdfs.api.identity import READ, SEARCH, WRITE, Who, myself
-from zdfs.api.places import Path, decoded, encoded
+from zdfs.api.places import Path, decoded, encoded, suppress_nowhere
 from zdfs.wire import Attributes
 
 NOW = None
@@ -31,11 +32,28 @@ _open: "weakref.WeakSet[FileSystem]" = weakref.WeakSet()
 @atexit.register
 def _end_all() -> None:
     """What was left open when the program ends: flushed, for a while."""
-    for one in list(_open):
-        if one.pid == os.getpid():
-            with suppress(OSError, ValueError), one.within(limits.MOUNT_JOIN_S):
-                one.close()
+    left = [one for one in list(_open) if one.pid == os.getpid() and not one.closed]
+    # Beside this thread: whatever holds such a close up, the program ends, and ^C ends it sooner.
+    ends = []
+    try:
+        for one in left:
+            end = threading.Thread(target=_end, args=(one,), daemon=True)
+            try:
+                end.start()
+            except RuntimeError:  # some releases of Python start none at this time
+                _end(one)
+            else:
+                ends.append(end)
+        for end in ends:
+            end.join(limits.MOUNT_JOIN_S)
+    finally:
+        for one in left:
             one.abandon()
+
+
+def _end(one: "FileSystem") -> None:
+    with suppress(OSError, ValueError), one.within(limits.MOUNT_JOIN_S):
+        one.close()
 
 
 class FileSystem:
@@ -51,12 +69,19 @@ class FileSystem:
     # --- life ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close what is open, store what was written, end the session.  Again: nothing."""
-        if self._connection.closed or os.getpid() != self.pid:
+        """Close what is open, store what was written, end the session.  Again, or in another thread
+        meanwhile: nothing, once that is done."""
+        if os.getpid() != self.pid:
             return
+        with self._connection.alone("close"):
+            if not self.closed:
+                self._close()
+
+    def _close(self) -> None:
         first: OSError | None = None
         for file in list(self._files):
             try:
+                self._wait_for_others(file)
                 file.close()
             except (TimeoutError, InterruptedError):
                 raise
@@ -65,6 +90,17 @@ class FileSystem:
         self._connection.close()
         if first is not None:
             raise first
+
+    def _wait_for_others(self, file: File) -> None:
+        """Until no other thread is in a call on it, as it closes or writes it: the lock that it has
+        then knows neither time limits nor ^C."""
+        with suppress(ValueError):  # detached: its buffer is gone
+            raw = raw_of(file)
+            if raw.used_elsewhere():
+                idle = threading.Event()
+                self._connection.until(
+                    lambda seconds: not raw.used_elsewhere() or idle.wait(seconds), "close"
+                )
 
     def abandon(self) -> None:
         """End without waiting for anything: what was not stored yet is lost."""
@@ -170,10 +206,11 @@ class FileSystem:
     def _kind(self, path: Path, follow: bool = True) -> int:
         """The type bits of what is there; 0: nothing."""
         try:
-            return stat.S_IFMT(self._attributes(path, follow).mode)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            with suppress_nowhere():
+                return stat.S_IFMT(self._attributes(path, follow).mode)
+        except ValueError:
             self._connection.check()
-            return 0
+        return 0
 
     def exists(self, path: Path) -> bool:
         """Whether a path leads to something."""
@@ -200,10 +237,9 @@ class FileSystem:
         whole = encoded(path)
         want = sum(bit for flag, bit in ((os.R_OK, READ), (os.W_OK, WRITE), (os.X_OK, SEARCH))
                    if mode & flag)  # fmt: skip
-        try:
+        with suppress_nowhere():
             return bool(self._call(lambda: self._operations.access(whole, want), "access", path))
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return False
+        return False
 
     def scandir(self, path: Path = "/") -> Iterator[Entry]:
         """Entries of a directory, each with its attributes: no further question is asked for
@@ -225,7 +261,11 @@ class FileSystem:
         """os.walk: with one question for each 512 names."""
         return trees.walk(self, top, topdown, onerror, followlinks)
 
-    def glob(self, pattern: str) -> Iterator[str]:
+    @overload
+    def glob(self, pattern: bytes) -> Iterator[bytes]: ...
+    @overload
+    def glob(self, pattern: str | os.PathLike[str]) -> Iterator[str]: ...
+    def glob(self, pattern: Any) -> Iterator[Any]:
         """Paths that a pattern matches: `*`, `?`, `[...]` within a name, `**` for any number of
         directories.  Names that begin with a dot are matched by what begins with one."""
         return trees.glob(self, pattern)
@@ -261,6 +301,8 @@ class FileSystem:
         """os.mknod."""
         whole = encoded(path)
         kind = mode if stat.S_IFMT(mode) else stat.S_IFREG | mode
+        if not 0 <= device < 1 << 64:
+            raise OverflowError(f"no device's number: {device}")
         self._call(lambda: self._operations.make(whole, kind, rdev=device), "mknod", path)
 
     def symlink(self, source: Path, path: Path) -> None:
@@ -318,7 +360,7 @@ class FileSystem:
     def chown(self, path: Path, uid: int, gid: int, *, follow_symlinks: bool = True) -> None:
         """os.chown; -1: leave it."""
         whole = encoded(path)
-        owner, group = (None if one == -1 else one for one in (uid, gid))
+        owner, group = (_identity(one) for one in (uid, gid))
         self._call(
             lambda: self._operations.chown(whole, owner, group, follow_symlinks), "chown", path
         )
@@ -331,7 +373,7 @@ class FileSystem:
         if times is not None and ns is not None:
             raise ValueError("utime: you may specify either 'times' or 'ns' but not both")
         if times is not None:
-            ns = (int(times[0] * 1e9), int(times[1] * 1e9))
+            ns = (nanoseconds(times[0]), nanoseconds(times[1]))
         whole = encoded(path)
         self._call(lambda: self._operations.utime(whole, ns, follow_symlinks), "utime", path)
 
@@ -349,7 +391,7 @@ class FileSystem:
     ) -> None:  # fmt: skip
         """os.setxattr; flags: os.XATTR_CREATE, os.XATTR_REPLACE."""
         assert (xattrs.CREATE, xattrs.REPLACE) == (os.XATTR_CREATE, os.XATTR_REPLACE)
-        whole, attribute, data = encoded(path), encoded(name), bytes(value)
+        whole, attribute, data = encoded(path), encoded(name), memoryview(value).tobytes()
         self._call(
             lambda: self._operations.setxattr(whole, attribute, data, flags, follow_symlinks),
             "setxattr", path,
@@ -392,6 +434,15 @@ class FileSystem:
         """A file or tree out of the file system: content, modes, times, symlinks, holes."""
         how = trees.How(exist_ok, threads, progress, owners)
         return trees.copy_out(self, path, local, how)
+
+
+def _identity(number: int) -> int | None:
+    """A user's or group's number for chown; None: leave it."""
+    if number == -1:
+        return None
+    if not 0 <= number < (1 << 32) - 1:
+        raise OverflowError(f"no user's or group's number: {number}")
+    return number
 
 
 def connect(

@@ -7,6 +7,8 @@ that begins with a slash leads from the file system's root.
 import os
 import stat
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EACCES, EBUSY, EINVAL, ELOOP, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from zdfs.ids import ROOT
 from zdfs.volume import Volume
 from zdfs.wire import Attributes
 
+NOWHERE = {EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR}  # errors of a path, not of a server
 SYMLINKS = 40  # on one way, as Linux
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -51,6 +54,16 @@ def decoded(name: bytes, like: Path) -> str | bytes:
     if isinstance(os.fspath(like), bytes):
         return name
     return name.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def suppress_nowhere() -> Iterator[None]:
+    """Without the error that a path leads nowhere, as far as one may see."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOWHERE:
+            raise
 
 
 async def acl_of(volume: Volume, found: Attributes) -> Acl:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from zdfs import limits
 from zdfs.api.places import encoded
-from zdfs.errors import Posix
 
 if TYPE_CHECKING:
     from zdfs.api.filesystem import FileSystem
@@ -29,16 +28,21 @@ class Side(Protocol):
     def join(self, path: Any, name: Any) -> Any: ...
     def mkdir(self, path: Any, exist_ok: bool) -> None: ...
     def readlink(self, path: Any) -> Any: ...
-    def symlink(self, target: Any, path: Any) -> None: ...
+    def symlink(self, target: Any, path: Any, exist_ok: bool) -> None: ...
     def settle(self, path: Any, found: os.stat_result, owners: bool) -> None: ...
     def reading(self, path: Any) -> Any: ...
-    def writing(self, path: Any, found: os.stat_result) -> Any: ...
+    def writing(self, path: Any, exist_ok: bool) -> Any: ...
+    def may_give(self) -> bool: ...
 
 
 def joined(path: Any, name: Any) -> Any:
     """A path with a name, of the kind of the path."""
     wanted = os.fsencode(name) if isinstance(path, bytes) else os.fsdecode(name)
     return os.path.join(path, wanted)
+
+
+def _to_write(exist_ok: bool) -> int:
+    return os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if exist_ok else os.O_EXCL)
 
 
 def times(found: os.stat_result) -> tuple[int, int]:
@@ -52,6 +56,10 @@ class Local:
     lstat = staticmethod(os.lstat)
     join = staticmethod(joined)
     readlink = staticmethod(os.readlink)
+
+    def may_give(self) -> bool:
+        """Whether files may be given to others here."""
+        return os.geteuid() == 0
 
     def entries(self, path: Any) -> Listing:
         """Sorted, so that a run is like the other."""
@@ -67,9 +75,15 @@ class Local:
             if not exist_ok or not os.path.isdir(path):
                 raise
 
-    def symlink(self, target: Any, path: Any) -> None:
-        """Replaces nothing."""
-        os.symlink(target, path)
+    def symlink(self, target: Any, path: Any, exist_ok: bool) -> None:
+        """`exist_ok`: in place of what is there, if that is no directory."""
+        try:
+            os.symlink(target, path)
+        except FileExistsError:
+            if not exist_ok:
+                raise
+            os.remove(path)
+            os.symlink(target, path)
 
     def settle(self, path: Any, found: os.stat_result, owners: bool) -> None:
         """Of a symlink or a directory."""
@@ -89,10 +103,9 @@ class Local:
             os.close(descriptor)
 
     @contextmanager
-    def writing(self, path: Any, found: os.stat_result) -> Iterator["LocalFile"]:
+    def writing(self, path: Any, exist_ok: bool) -> Iterator["LocalFile"]:
         """A file to write; only the owner may look until it is settled."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = os.open(path, _to_write(exist_ok) | os.O_CLOEXEC, 0o600)
         try:
             yield LocalFile(descriptor)
         finally:
@@ -149,6 +162,10 @@ class Remote:
     def lstat(self, path: Any) -> os.stat_result:
         return self._fs.lstat(path)
 
+    def may_give(self) -> bool:
+        """Whether files may be given to others here."""
+        return self._operations.who.root
+
     def entries(self, path: Any) -> Listing:
         """With attributes, which came along."""
         found = self._fs.scandir(path)
@@ -165,9 +182,15 @@ class Remote:
     def readlink(self, path: Any) -> Any:
         return self._fs.readlink(path)
 
-    def symlink(self, target: Any, path: Any) -> None:
-        """Replaces nothing."""
-        self._fs.symlink(target, path)
+    def symlink(self, target: Any, path: Any, exist_ok: bool) -> None:
+        """`exist_ok`: in place of what is there, if that is no directory."""
+        try:
+            self._fs.symlink(target, path)
+        except FileExistsError:
+            if not exist_ok:
+                raise
+            self._fs.remove(path)
+            self._fs.symlink(target, path)
 
     def settle(self, path: Any, found: os.stat_result, owners: bool) -> None:
         """Of a symlink or a directory: one question to look, one to change."""
@@ -180,12 +203,9 @@ class Remote:
 
     async def _set(self, ino: Any, found: os.stat_result, owners: bool, link: bool) -> None:
         atime, mtime = (min(max(ns, limits.FIRST_NS), limits.LAST_NS) for ns in times(found))
-        who = self._operations.who
         mode = stat.S_IMODE(found.st_mode)
-        if not who.root and not owners:
+        if not self.may_give():
             mode &= 0o1777
-        if owners and not who.root and (found.st_uid, found.st_gid) != (who.uid, who.gid):
-            raise Posix(errno.EPERM, "only root may give files to others: leave out owners")
         await self._operations.volume.set_ino(
             ino,
             mode=None if link else mode,
@@ -209,9 +229,9 @@ class Remote:
             self._connection.run(self._operations.close(handle, False), "close", path)
 
     @contextmanager
-    def writing(self, path: Any, found: os.stat_result) -> Iterator["RemoteFile"]:
+    def writing(self, path: Any, exist_ok: bool) -> Iterator["RemoteFile"]:
         """A file to write."""
-        whole, flags = encoded(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        whole, flags = encoded(path), _to_write(exist_ok)
         handle = self._call(lambda: self._operations.open(whole, flags, 0o600, 0), "open", path)
         file = RemoteFile(self, handle, path)
         try:

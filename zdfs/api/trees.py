@@ -17,19 +17,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EINVAL, ENXIO, EPERM
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zdfs import limits
 from zdfs.api.files import CHUNK_BYTES
-from zdfs.api.places import Path, encoded
+from zdfs.api.places import Path, decoded, encoded, suppress_nowhere
 from zdfs.api.sides import Local, Remote, Side
+from zdfs.ids import ROOT
 
 if TYPE_CHECKING:
     from zdfs.api.filesystem import FileSystem
 
 THREADS = 16
 QUEUED = 4  # files given to each thread ahead of time
+ENDS = (TimeoutError, InterruptedError)  # of the whole, not of one file
 
 
 class Copied(NamedTuple):
@@ -48,7 +51,7 @@ class Progress(Protocol):
 class How(NamedTuple):
     """How to copy."""
 
-    exist_ok: bool = False  # into a directory that is there
+    exist_ok: bool = False  # over what is there
     threads: int = THREADS
     progress: Progress | None = None
     owners: bool = False
@@ -63,14 +66,10 @@ def walk(
 ) -> Iterator[tuple[Any, list[Any], list[Any]]]:  # fmt: skip
     """os.walk."""
     given: Any = os.fspath(top)
-    directories: list[Any] = []
-    others: list[Any] = []
-    links: set[Any] = set()
     try:
-        for entry in fs.scandir(given):
-            (directories if entry.is_dir() else others).append(entry.name)
-            if entry.is_symlink():
-                links.add(entry.name)
+        directories, others, links = _sorted_out(fs, given)
+    except ENDS:  # a directory that was not asked is not empty
+        raise
     except OSError as error:
         if onerror is not None:
             onerror(error)
@@ -85,10 +84,24 @@ def walk(
         yield given, directories, others
 
 
-def glob(fs: "FileSystem", pattern: str) -> Iterator[str]:
-    """Paths that a pattern matches."""
-    root = "/" if pattern.startswith("/") else ""
-    yield from _matches(fs, root, [part for part in pattern.split("/") if part])
+def _sorted_out(fs: "FileSystem", path: Any) -> tuple[list[Any], list[Any], set[Any]]:
+    """Names in a directory: of directories, of others, and which of them are symlinks."""
+    directories: list[Any] = []
+    others: list[Any] = []
+    links: set[Any] = set()
+    for entry in fs.scandir(path):
+        (directories if entry.is_dir() else others).append(entry.name)
+        if entry.is_symlink():
+            links.add(entry.name)
+    return directories, others, links
+
+
+def glob(fs: "FileSystem", pattern: Path) -> Iterator[Any]:
+    """Paths that a pattern matches, of its kind."""
+    whole = encoded(pattern)
+    parts = [str(decoded(part, "")) for part in whole.split(b"/") if part]
+    for path in _matches(fs, "/" if whole.startswith(b"/") else "", parts):
+        yield decoded(encoded(path), pattern)
 
 
 def _matches(fs: "FileSystem", base: str, parts: list[str]) -> Iterator[str]:
@@ -114,7 +127,7 @@ def _matches(fs: "FileSystem", base: str, parts: list[str]) -> Iterator[str]:
 
 
 def _children(fs: "FileSystem", base: str) -> Iterator[Any]:
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    with suppress_nowhere():
         for entry in fs.scandir(base or "/"):
             if not base:
                 entry.path = entry.name
@@ -140,8 +153,7 @@ def makedirs(fs: "FileSystem", path: Path, mode: int, exist_ok: bool) -> None:
 def rmtree(fs: "FileSystem", path: Path, ignore_errors: bool, threads: int) -> None:
     """shutil.rmtree; the first failure is raised when all others are done."""
     given: Any = os.fspath(path)
-    if not encoded(given).strip(b"/"):
-        raise ValueError("rmtree of the root: name what is below it")
+    _check_removable(fs, given)
     if fs.islink(given):
         raise OSError("Cannot call rmtree on a symbolic link")
     failures: list[OSError] = []
@@ -153,6 +165,15 @@ def rmtree(fs: "FileSystem", path: Path, ignore_errors: bool, threads: int) -> N
                 crew.submit(partial(fs.rmdir, directory))
     if failures and not ignore_errors:
         raise failures[0]
+
+
+def _check_removable(fs: "FileSystem", path: Any) -> None:
+    """Before anything is gone: the root by any of its names, and what rmdir would refuse."""
+    names = [name for name in encoded(path).split(b"/") if name]
+    if names and names[-1] in (b".", b".."):
+        raise OSError(EINVAL, "rmtree of '.' or '..': name the directory itself", path)
+    if not names or (fs.exists(path) and fs.stat(path).st_ino == ROOT):
+        raise ValueError("rmtree of the root: name what is below it")
 
 
 def _remove_files(fs: "FileSystem", top: Any, crew: "_Crew") -> list[list[Any]]:
@@ -174,24 +195,42 @@ def _remove_files(fs: "FileSystem", top: Any, crew: "_Crew") -> list[list[Any]]:
 
 
 def copy(fs: "FileSystem", source: Path, path: Path) -> None:
-    """Content and mode, within the file system."""
+    """shutil.copy, within the file system; holes stay holes."""
     volume = fs._connection.volume
     with fs.open(source, "rb", buffering=0) as old:
         found = fs.stat(source)
         if _same(fs, found, path):
             raise shutil.SameFileError(f"{source!r} and {path!r} are the same file")
         mode = stat.S_IMODE(found.st_mode)
-        with fs.open(path, "wb", buffering=0, permissions=mode) as new:
-            at = 0
-            while done := old._run(
-                volume.copy_file_range(
-                    old._handle, at, new._handle, at, min(limits.COPY_BYTES, 64 * limits.MIB)
-                ),
-                "copy",
-            ):
-                at += done
-            if new.seek(0, os.SEEK_END) < found.st_size and at < found.st_size:
+        with fs.open(path, "wb", buffering=0, permissions=mode & 0o777) as new:
+            for at, end in _stretches(old):
+                while at < end and (
+                    done := old._run(
+                        volume.copy_file_range(
+                            old._handle, at, new._handle, at, min(end - at, 64 * limits.MIB)
+                        ),
+                        "copy",
+                    )
+                ):
+                    at += done
+                    fs._connection.go_on("a copy")
+            if new.seek(0, os.SEEK_END) < found.st_size:  # it ends in a hole
                 new.truncate(found.st_size)
+    fs.chmod(path, mode)  # after the writes, which end set-id bits, and whatever the umask
+
+
+def _stretches(file: Any) -> Iterator[tuple[int, int]]:
+    """Where a file has data: first, end."""
+    end = 0
+    while True:
+        try:
+            first = file.seek(end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != ENXIO:
+                raise
+            return
+        end = file.seek(first, os.SEEK_HOLE)
+        yield first, end
 
 
 def _same(fs: "FileSystem", found: os.stat_result, path: Path) -> bool:
@@ -211,31 +250,37 @@ class _Crew:
         self, fs: "FileSystem", threads: int, failed: Callable[[OSError], object] | None = None
     ):
         """`failed`: is told of each OSError; None: jobs see to their own."""
-        self._stoppable = fs._connection.until_stopped
+        connection = fs._connection
+        self._stop = threading.Event()
+        self._go_on = partial(connection.go_on, "work on a tree")
+        self._on_behalf = partial(connection.on_behalf, self._stop, connection.deadline())
         self._pool = ThreadPoolExecutor(max(1, threads), "zdfs-copy")
         self._most = max(1, threads) * QUEUED
         self._failed = failed
         self._underway: set[Future[None]] = set()
-        self._stop = threading.Event()
 
     def __enter__(self) -> "_Crew":
         return self
 
     def submit(self, job: Callable[[], object]) -> None:
         """Have it done; waits while too much is waiting already."""
+        self._go_on()
         while len(self._underway) >= self._most:
             self._collect(FIRST_COMPLETED)
         self._underway.add(self._pool.submit(self._do, job))
 
     def _do(self, job: Callable[[], object]) -> None:
         if not self._stop.is_set():
-            with self._stoppable(self._stop):
+            with self._on_behalf():
+                self._go_on()
                 self.try_now(job)
 
     def try_now(self, job: Callable[[], object]) -> None:
-        """Do it in this thread; a failure is told."""
+        """Do it in this thread; a failure is told, but what ends all of it is raised."""
         try:
             job()
+        except ENDS:
+            raise
         except OSError as error:
             if self._failed is None:
                 raise
@@ -301,9 +346,11 @@ def copy_out(fs: "FileSystem", path: Path, local: Path, how: How) -> Copied:
 def _copy(copy: _Copy, old: Path, new: Path) -> Copied:
     source, target = os.fspath(old), os.fspath(new)
     encoded(source), encoded(target)
+    if copy.how.owners and not copy.target.may_give():
+        raise PermissionError(EPERM, "only root may give files to others: leave out owners", target)
     found = copy.source.lstat(source)
     if not stat.S_ISDIR(found.st_mode):
-        _one(copy, source, target, found)
+        copy.tell(_one(copy, source, target, found), source)
         return copy.done
     with _Crew(copy.fs, copy.how.threads) as crew:
         _tree(copy, crew, source, target, found, 0)
@@ -323,6 +370,8 @@ def _tree(copy: _Copy, crew: _Crew, old: Any, new: Any, found: os.stat_result, d
         copy.target.mkdir(new, bool(depth) or copy.how.exist_ok)
         copy.directories.setdefault(depth, []).append((old, new, found))
         entries = copy.source.entries(old)
+    except ENDS:
+        raise
     except OSError as error:
         if not depth:
             raise
@@ -338,30 +387,34 @@ def _tree(copy: _Copy, crew: _Crew, old: Any, new: Any, found: os.stat_result, d
 
 def _try(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> None:
     try:
-        _one(copy, old, new, found)
+        size = _one(copy, old, new, found)
+    except ENDS:
+        raise
     except OSError as error:
         copy.fail(old, new, error)
+    else:
+        copy.tell(size, old)  # what it raises ends the copy
 
 
-def _one(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> None:
-    """A file or a symlink."""
+def _one(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
+    """A file or a symlink; returns how long the file is."""
     if stat.S_ISLNK(found.st_mode):
-        copy.target.symlink(copy.source.readlink(old), new)
+        copy.target.symlink(copy.source.readlink(old), new, copy.how.exist_ok)
         copy.target.settle(new, found, copy.how.owners)
-        copy.tell(0, old)
-        return
+        return 0
     if not stat.S_ISREG(found.st_mode):
         raise shutil.SpecialFileError(f"{old!r} is no file, directory or symlink: not copied")
-    size = _content(copy, old, new, found)
-    copy.tell(size, old)
+    return _content(copy, old, new, found)
 
 
 def _content(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> int:
     """Bytes where there are any, holes where not; returns how long the file is."""
-    with copy.source.reading(old) as source, copy.target.writing(new, found) as target:
+    there = copy.how.exist_ok
+    with copy.source.reading(old) as source, copy.target.writing(new, there) as target:
         size = 0
         sparse = found.st_blocks * 512 < found.st_size
         for offset, data in _pieces(source, sparse):
+            copy.fs._connection.go_on("a copy")
             target.put(data, offset)
             size = offset + len(data)
         if sparse and size < found.st_size:
@@ -393,5 +446,7 @@ def _finish(copy: _Copy, old: Any, new: Any, found: os.stat_result) -> None:
     """A directory whose content is there."""
     try:
         copy.target.settle(new, found, copy.how.owners)
+    except ENDS:
+        raise
     except OSError as error:
         copy.fail(old, new, error)
