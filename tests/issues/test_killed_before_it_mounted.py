@@ -15,9 +15,11 @@ import pytest
 from tests.conftest import until
 
 PARENT = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 from zdfs import starting
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also beneath nohup, or in a shell's &
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 class Born(subprocess.Popen):
     def __init__(self, *words, **more):
         super().__init__(*words, **more)
