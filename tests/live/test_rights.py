@@ -228,7 +228,7 @@ def test_passes_outlive_both_servers(house: House) -> None:
 
 @pytest.mark.parametrize("cut", ["ro", "root=/in", "root-squash"])
 def test_rights_that_are_cut_while_something_is_written(house: House, cut: str) -> None:
-    """Whoever else writes the file need not wait; the program is told that its bytes are lost."""
+    """Whoever else writes the file need not wait; the program is told if its bytes are lost."""
     name = f"cut-{cut.partition('=')[0]}"
     mount = house.client(name, "rw")
     victim = house.whole / f"victim-of-{name}"
@@ -241,9 +241,11 @@ def test_rights_that_are_cut_while_something_is_written(house: House, cut: str) 
         house.restrict(name, cut)
         subprocess.run(["sh", "-c", f"printf zz >>{victim}"], check=True, timeout=60)
         assert victim.stat().st_size == 1002
-        with pytest.raises(OSError):
+        stored = True  # before it was cut
+        try:
             hand("os.fsync(fd)")
-        assert victim.read_bytes() in (
-            b"v" * 1000 + b"zz", b"v" * 100 + b"dirty" + b"v" * 895 + b"zz",
-        )  # fmt: skip
+        except OSError:
+            stored = False
+        old, new = b"v" * 1000 + b"zz", b"v" * 100 + b"dirty" + b"v" * 895 + b"zz"
+        assert victim.read_bytes() == new or (victim.read_bytes() == old and not stored)
     house.unmount(mount)

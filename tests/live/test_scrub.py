@@ -67,7 +67,7 @@ def test_now_and_a_path(cluster: Cluster, dice: random.Random) -> None:
     shown = cluster.command("zdfs", "scrub", "--meta", cluster.meta_port)
     assert shown.returncode == 0 and "last full pass" in shown.stdout
     none = cluster.command("zdfs", "scrub", "/nothing", "--meta", cluster.meta_port)
-    assert none.returncode == 1 and "/nothing" in none.stderr
+    assert none.returncode == 2 and "/nothing" in none.stderr
 
 
 def test_what_is_down_or_lost_is_said(cluster: Cluster, dice: random.Random) -> None:
