@@ -3,12 +3,14 @@
 Each is started as `python -m tests.live.programs NAME ARGUMENT...` and talks through its output.
 """
 
+import contextlib
 import ctypes
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,19 @@ def start(name: str, *arguments: object) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def python(text: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """A program of a test's own beside it; it ends with the test."""
+    with subprocess.Popen(
+        (sys.executable, "-c", text, *words), cwd=ROOT, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def run(*words: object, timeout: float = 60) -> "subprocess.CompletedProcess[bytes]":

@@ -5,8 +5,6 @@ import contextlib
 import errno
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,9 +14,9 @@ import pytest
 import zdfs
 from tests.conftest import until
 from tests.live.cluster import Cluster, started
+from tests.live.programs import python
 from zdfs.api import Copied, FileSystem
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.shared
 
 
@@ -37,19 +35,6 @@ def fs(cluster: Cluster) -> Iterator[FileSystem]:
         one.abandon()
 
 
-@contextlib.contextmanager
-def program(text: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
-    """A program beside us; it ends with the test."""
-    line = (sys.executable, "-c", text, *words)
-    with subprocess.Popen(
-        line, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
-
-
 # --- what was accepted is stored ---------------------------------------------------------------
 
 
@@ -62,7 +47,7 @@ fs.write_bytes("/before", bytes(300_000))
 file = fs.open("/at-exit", "wb")
 file.write(b"x" * 100_000)
 """
-    with program(text, cluster.meta_address) as child:
+    with python(text, cluster.meta_address) as child:
         assert child.wait(60) == 0
     assert fs.read_bytes("/at-exit") == b"x" * 100_000
 
@@ -170,11 +155,12 @@ print("ready", flush=True)
 sys.stdin.readline()
 file.write(bytes(200_000))
 threading.Thread(target=file.close, daemon=True).start()
+moment = threading.Event()
 while not file.raw.used_elsewhere():
-    pass
+    moment.wait(0.001)
 atexit.register(print, "ends", flush=True)  # it runs before those that came before it
 """
-    with program(text, cluster.meta_address) as child, program(text, cluster.meta_address) as other:
+    with python(text, cluster.meta_address) as child, python(text, cluster.meta_address) as other:
         for one in (child, other):
             assert one.stdout is not None and one.stdout.readline() == "ready\n"
         with blocked(cluster, fs):

@@ -1,11 +1,9 @@
 """Programs without a mount while servers die: what waits, what is told, what is stored."""
 
-import contextlib
 import errno
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +13,9 @@ import pytest
 import zdfs
 from tests.conftest import until
 from tests.live.cluster import BIN, Cluster, started
+from tests.live.programs import python
 from zdfs.api import FileSystem
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.shared
 
 
@@ -85,7 +83,7 @@ except KeyboardInterrupt:
     print("interrupted", file.closed, flush=True)
     fs.abandon()
 """
-    with _python(program, cluster.meta_address) as child:
+    with python(program, cluster.meta_address) as child:
         assert _line(child) == "ready"
         cluster.kill("data-2")
         _say(child)
@@ -138,7 +136,7 @@ with fs.open("/slept", "ab") as file:
 print(fs.read_bytes("/slept")[-5:].decode(), flush=True)
 fs.close()
 """
-    with _python(program, cluster.meta_address) as child:
+    with python(program, cluster.meta_address) as child:
         assert _line(child) == "ready"
         child.send_signal(signal.SIGSTOP)
 
@@ -190,7 +188,7 @@ fs = zdfs.connect(sys.argv[1])
 file = fs.open("/at-exit", "w")
 file.write("never closed")
 """
-    with _python(program, cluster.meta_address) as child:
+    with python(program, cluster.meta_address) as child:
         assert child.wait(30) == 0
         assert fs.read_bytes("/at-exit") == b"never closed"
 
@@ -217,19 +215,6 @@ def _refusal(address: str) -> str:
     with pytest.raises(ConnectionError) as caught:
         zdfs.connect(address)
     return str(caught.value)
-
-
-@contextlib.contextmanager
-def _python(program: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
-    """A program beside us; it ends with the test."""
-    words = (sys.executable, "-c", program, *words)
-    with subprocess.Popen(
-        words, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
 
 
 def _line(child: "subprocess.Popen[str]") -> str:

@@ -6,30 +6,18 @@ directories behind; a URL that is none said `invalid literal for int()`."""
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from tests.live.cluster import Cluster, started
+from tests.live.test_fsspec import cluster
+from tests.live.test_fsspec import zdfs_fs as fs
 from zdfs.api.fsspec import ZdfsFileSystem
 
+__all__ = ["cluster", "fs"]
 pytestmark = pytest.mark.shared
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with started(tmp_path_factory.mktemp("fsspec"), 3) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def fs(cluster: Cluster) -> Iterator[ZdfsFileSystem]:
-    made = fsspec.filesystem("zdfs", host="127.0.0.1", port=cluster.meta_port)
-    assert isinstance(made, ZdfsFileSystem)
-    yield made
-    made.files.close()
 
 
 @pytest.fixture
